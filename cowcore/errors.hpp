@@ -1,0 +1,35 @@
+// The errors that a user can act on. Everything else that goes wrong is a std::system_error.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace cowfs::core {
+
+/// What is wrong with which file, and what to do about it. `what()` is the one line a user reads:
+/// "FILE: problem; advice" (without "; advice" where there is none to give).
+class Error : public std::runtime_error {
+ public:
+  Error(const std::string& file, const std::string& problem, const std::string& advice = {})
+      : std::runtime_error(file + ": " + problem + (advice.empty() ? "" : "; " + advice)) {}
+};
+
+/// The backing is not the one that the COW was made for, or can't be found.
+class BackingMismatch : public Error {
+ public:
+  using Error::Error;
+};
+
+/// The COW file is not one, or not whole. Such a file is never used as a raw disk.
+class DamagedCow : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Somebody else holds a lock that we need.
+class Busy : public Error {
+ public:
+  using Error::Error;
+};
+
+}  // namespace cowfs::core

@@ -1,0 +1,75 @@
+#include "cowcore/lock_holder.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <boost/filesystem.hpp>
+#include <boost/filesystem/fstream.hpp>
+#include <charconv>
+#include <optional>
+
+namespace cowfs::core {
+namespace {
+
+namespace fs = boost::filesystem;
+
+std::optional<pid_t> parse_pid(const std::string& name) {
+  pid_t pid = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
+  if (error != std::errc{} || end != name.data() + name.size()) return std::nullopt;
+  return pid;
+}
+
+std::string describe(pid_t pid) {
+  fs::ifstream comm(fs::path("/proc") / std::to_string(pid) / "comm");
+  std::string command;
+  std::getline(comm, command);
+  return command.empty() ? fmt::format("pid {}", pid) : fmt::format("{} (pid {})", command, pid);
+}
+
+/// An open-file-description lock has no owner that the kernel would name, but the fdinfo of each
+/// descriptor lists the locks held through it.
+bool holds_lock(const fs::path& process, const std::string& fd) {
+  fs::ifstream info(process / "fdinfo" / fd);
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("lock:", 0) == 0) return true;
+  }
+  return false;
+}
+
+bool holds_lock_on(const fs::path& process, const struct stat& file) {
+  boost::system::error_code ignored;
+  for (fs::directory_iterator entry(process / "fd", ignored), end; entry != end;
+       entry.increment(ignored)) {
+    struct stat other {};
+    if (::stat(entry->path().c_str(), &other) == 0 && other.st_dev == file.st_dev &&
+        other.st_ino == file.st_ino && holds_lock(process, entry->path().filename().string())) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+std::string lock_holder(int fd) {
+  struct flock wanted {};
+  wanted.l_type = F_WRLCK;
+  wanted.l_whence = SEEK_SET;
+  if (::fcntl(fd, F_OFD_GETLK, &wanted) == 0 && wanted.l_type != F_UNLCK && wanted.l_pid > 0) {
+    return describe(wanted.l_pid);
+  }
+  struct stat file {};
+  if (::fstat(fd, &file) != 0) return {};
+  boost::system::error_code ignored;
+  for (fs::directory_iterator entry("/proc", ignored), end; entry != end;
+       entry.increment(ignored)) {
+    const auto pid = parse_pid(entry->path().filename().string());
+    if (pid && *pid != ::getpid() && holds_lock_on(entry->path(), file)) return describe(*pid);
+  }
+  return {};
+}
+
+}  // namespace cowfs::core

@@ -1,0 +1,13 @@
+// Who holds the lock on a file.
+#pragma once
+
+#include <string>
+
+namespace cowfs::core {
+
+/// Names the process that holds a lock on the open file `fd` which keeps us from an exclusive one,
+/// as "linux.uml (pid 123)"; empty if the system does not tell (the process belongs to another user,
+/// or lives in another PID namespace).
+std::string lock_holder(int fd);
+
+}  // namespace cowfs::core

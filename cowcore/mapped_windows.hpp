@@ -1,0 +1,82 @@
+// Pieces of a large file mapped into memory, a bounded number at a time.
+//
+// A mapping costs page tables: 2 MiB for each GiB that was touched. So a file is mapped in windows,
+// and the window that was not used for longest makes room for the next.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <utility>
+
+#include "cowcore/storage.hpp"
+
+namespace cowfs::core {
+
+/// Thread safety: acquire may be called from several threads at once; a Pin belongs to one thread.
+class MappedWindows {
+  struct Slot;
+
+ public:
+  static constexpr std::uint64_t window_bytes = std::uint64_t{32} << 20;
+  static constexpr std::size_t sets = 16;
+  static constexpr std::size_t ways = 4;  // 64 windows: 2 GiB mapped, 4 MiB of page tables at most
+
+  /// Keeps a window mapped while it exists.
+  class Pin {
+   public:
+    Pin() = default;
+    Pin(Pin&& other) noexcept
+        : slot_(std::exchange(other.slot_, nullptr)), data_(other.data_), begin_(other.begin_) {}
+    Pin& operator=(Pin&& other) noexcept {
+      std::swap(slot_, other.slot_);
+      std::swap(data_, other.data_);
+      std::swap(begin_, other.begin_);
+      return *this;
+    }
+    ~Pin() { reset(); }
+    void reset();
+
+    explicit operator bool() const { return slot_ != nullptr; }
+    [[nodiscard]] bool covers(std::uint64_t offset) const {
+      return slot_ != nullptr && offset - begin_ < window_bytes;
+    }
+    /// The bytes from file offset `offset` to the end of the window.
+    [[nodiscard]] std::pair<const std::byte*, std::uint64_t> from(std::uint64_t offset) const {
+      return {data_ + (offset - begin_), window_bytes - (offset - begin_)};
+    }
+
+   private:
+    friend class MappedWindows;
+    Slot* slot_ = nullptr;
+    const std::byte* data_ = nullptr;
+    std::uint64_t begin_ = 0;
+  };
+
+  /// `file` must outlive this object.
+  explicit MappedWindows(const Storage& file) : file_(file) {}
+
+  /// Pins the window that holds `offset`. The pin is empty if the file can't be mapped now, or all
+  /// windows that could make room are pinned: read instead.
+  [[nodiscard]] Pin acquire(std::uint64_t offset);
+
+ private:
+  struct Slot {
+    std::uint64_t window = 0;
+    std::uint64_t last_use = 0;
+    std::atomic<unsigned> pins = 0;  // goes up only under the set's mutex
+    Mapping mapping;
+  };
+  struct Set {
+    std::mutex mutex;
+    std::uint64_t uses = 0;
+    std::array<Slot, ways> slots;
+  };
+
+  const Storage& file_;
+  std::array<Set, sets> sets_;
+};
+
+}  // namespace cowfs::core

@@ -1,0 +1,155 @@
+#include "cowcore/open_cow.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <system_error>
+
+#include "cowcore/backing.hpp"
+#include "cowcore/errors.hpp"
+
+namespace cowfs::core {
+namespace {
+
+namespace fs = boost::filesystem;
+
+bool is_not_writable(const std::system_error& error) {
+  const auto code = error.code().value();
+  return code == EACCES || code == EROFS || code == EPERM;
+}
+
+/// Opens the COW file, read-only if it may not be written.
+std::unique_ptr<PosixStorage> open_file(const fs::path& cow, Access& access,
+                                        std::vector<std::string>& notices) {
+  try {
+    return PosixStorage::open(cow, access, FileKinds::regular);
+  } catch (const std::system_error& error) {
+    if (access == Access::read_only || !is_not_writable(error)) throw;
+  }
+  access = Access::read_only;
+  auto file = PosixStorage::open(cow, access, FileKinds::regular);
+  notices.push_back(fmt::format("{}: may not be written; opened read-only", cow.string()));
+  return file;
+}
+
+std::unique_ptr<PosixStorage> open_backing(const fs::path& path, const std::string& cow) {
+  try {
+    return PosixStorage::open(path, Access::read_only, FileKinds::regular_or_block);
+  } catch (const std::system_error& error) {
+    throw BackingMismatch(
+        cow, fmt::format("cannot open its backing {}: {}", path.string(), error.code().message()),
+        "if the backing was moved, give its new place as COW,BACKING");
+  }
+}
+
+bool is_same_file(const fs::path& path, const FileIdentity& file) {
+  if (path.empty()) return false;
+  try {
+    const auto other =
+        PosixStorage::open(path, Access::read_only, FileKinds::regular_or_block)->status();
+    return other.identity == file;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+void refuse_unmapped_sectors(const CowDescription& found, const std::string& file) {
+  const auto missing = found.layout.sectors - found.layout.sectors_with_bit;
+  if (missing == 0) return;
+  throw Error(file,
+              fmt::format("its {} bitmap has no bit for the last {} sector{}, so they can't be "
+                          "written",
+                          format_name(found.header.format), missing, missing == 1 ? "" : "s"),
+              "mount it with -o ro, or make it a V3 COW with `cowfs convert`");
+}
+
+/// Makes the header name the backing that was given, unless it names the same file already.
+void relocate(OpenedCow& opened, const fs::path& given) {
+  const auto old_path = resolve_stored(opened.header.backing_path);
+  if (is_same_file(old_path, opened.backing->status().identity)) return;
+  const auto& file = opened.cow->name();
+  const auto new_path = stored_path(given).string();
+  if (opened.access == Access::read_only) {
+    opened.notices.push_back(fmt::format("{}: uses backing {} instead of {} this time", file,
+                                         new_path, opened.header.backing_path));
+    return;
+  }
+  const auto longest = longest_backing_path(opened.header.format);
+  if (new_path.size() > longest) {
+    throw Error(file,
+                fmt::format("the path of the backing has {} bytes, a {} header takes {}",
+                            new_path.size(), format_name(opened.header.format), longest),
+                "use a shorter path");
+  }
+  auto header = opened.header;
+  header.backing_path = new_path;
+  rewrite_header(*opened.cow, header);
+  opened.notices.push_back(fmt::format("{}: relocated from backing {} to {}", file,
+                                       opened.header.backing_path, new_path));
+  opened.header = std::move(header);
+}
+
+}  // namespace
+
+CowDescription describe_cow(const Storage& cow) {
+  std::array<std::byte, longest_header> bytes;
+  const auto count = cow.read(0, bytes);
+  CowDescription found;
+  found.header = parse_header(std::span(bytes).first(count), cow.name());
+  found.layout = compute_layout(found.header, cow.name());
+  const auto bitmap_end = found.layout.bitmap_offset + found.layout.bitmap_length;
+  const auto size = cow.status().size;
+  if (size < bitmap_end) {
+    throw DamagedCow(cow.name(),
+                     fmt::format("is cut short inside its bitmap ({} of {} bytes)", size,
+                                 bitmap_end),
+                     "restore the COW from a copy");
+  }
+  return found;
+}
+
+void rewrite_header(Storage& cow, const CowHeader& header) {
+  const auto wanted = serialize_header(header);
+  std::vector<std::byte> present(wanted.size());
+  cow.read(0, present);
+  const auto [first, unused] = std::ranges::mismatch(wanted, present);
+  if (first == wanted.end()) return;
+  const auto begin = static_cast<std::size_t>(first - wanted.begin());
+  auto end = wanted.size();
+  while (wanted[end - 1] == present[end - 1]) --end;
+  cow.write(begin, std::span(wanted).subspan(begin, end - begin));
+  cow.sync();
+}
+
+OpenedCow open_cow(const fs::path& cow, const std::optional<fs::path>& backing, Access access) {
+  OpenedCow opened;
+  opened.access = access;
+  opened.cow = open_file(cow, opened.access, opened.notices);
+  const auto& name = opened.cow->name();
+  opened.cow->lock(opened.access == Access::read_write ? LockKind::exclusive : LockKind::shared);
+
+  auto found = describe_cow(*opened.cow);
+  if (opened.access == Access::read_write) refuse_unmapped_sectors(found, name);
+  const auto path = backing ? *backing : resolve_stored(found.header.backing_path);
+  if (path.empty()) {
+    throw BackingMismatch(name, "its header names no backing", "give one, as COW,BACKING");
+  }
+  auto backing_file = open_backing(path, name);
+  const auto status = backing_file->status();
+  if (status.identity == opened.cow->status().identity) {
+    throw BackingMismatch(name, "names itself as its backing",
+                          "give the backing that it was made for, as COW,BACKING");
+  }
+  backing_file->lock(LockKind::shared);
+  require_match(found.header, status, name, path.string());
+
+  opened.backing = std::move(backing_file);
+  opened.header = std::move(found.header);
+  opened.layout = found.layout;
+  if (backing) relocate(opened, *backing);
+  return opened;
+}
+
+}  // namespace cowfs::core

@@ -1,0 +1,54 @@
+// Opening a COW and its backing: locks, validation, relocation.
+#pragma once
+
+#include <boost/filesystem/path.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cowcore/cow_header.hpp"
+#include "cowcore/cow_layout.hpp"
+#include "cowcore/posix_storage.hpp"
+#include "cowcore/storage.hpp"
+
+namespace cowfs::core {
+
+/// What the first bytes of a COW file say.
+struct CowDescription {
+  CowHeader header;
+  CowLayout layout;
+};
+
+/// Reads header and layout, and checks that the file is long enough for its bitmap.
+/// Throws DamagedCow.
+[[nodiscard]] CowDescription describe_cow(const Storage& cow);
+
+struct OpenedCow {
+  std::unique_ptr<Storage> cow;
+  std::unique_ptr<Storage> backing;
+  CowHeader header;
+  CowLayout layout;
+  Access access = Access::read_only;
+  std::vector<std::string> notices;  ///< lines that the user should see, e.g. of a relocation
+};
+
+/// Opens `cow` and its backing, and holds their locks while the result lives: on the COW an
+/// exclusive lock, a shared one if it is opened read-only; on the backing a shared one. The locks
+/// conflict with those of UML in both directions.
+///
+/// With `backing` given, that is used instead of the path in the header. It has to match; then a COW
+/// opened for writing is made to name it, in its own layout.
+/// A COW that may not be written is opened read-only.
+///
+/// Throws Busy, DamagedCow, BackingMismatch, Error (a V1 or V2 COW with sectors that have no bit,
+/// for writing) and std::system_error.
+[[nodiscard]] OpenedCow open_cow(const boost::filesystem::path& cow,
+                                 const std::optional<boost::filesystem::path>& backing,
+                                 Access access);
+
+/// Replaces the header of a COW by one of the same layout, with one write of what differs, and
+/// syncs.
+void rewrite_header(Storage& cow, const CowHeader& header);
+
+}  // namespace cowfs::core

@@ -1,0 +1,26 @@
+// The unit of the COW format.
+#pragma once
+
+#include <cstdint>
+
+namespace cowfs::core {
+
+/// The number of a 512-byte sector of the merged image.
+using SectorNumber = std::uint64_t;
+/// How many sectors.
+using SectorCount = std::uint64_t;
+
+/// The granularity of the bitmap, in bytes. UML does 512-byte I/O whatever the header's sector size
+/// says, so this is a constant of the format.
+inline constexpr std::uint64_t sector_bytes = 512;
+
+/// `value` rounded up to a multiple of `unit`; the caller has made sure that it does not overflow.
+constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+constexpr std::uint64_t round_down(std::uint64_t value, std::uint64_t unit) {
+  return value / unit * unit;
+}
+
+}  // namespace cowfs::core

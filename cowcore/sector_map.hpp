@@ -1,0 +1,102 @@
+// Which sectors are in the COW.
+//
+// The bitmap is read from the file in chunks, when first asked for; a chunk that was never asked for
+// costs neither time nor memory. Bits are only ever set. A bit that was set in memory is *pending*
+// until a flush has put it on disk; the order of a flush is in cow_image.cpp.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "cowcore/cow_layout.hpp"
+#include "cowcore/sector.hpp"
+#include "cowcore/storage.hpp"
+#include "cowcore/zeroed_array.hpp"
+
+namespace cowfs::core {
+
+/// A stretch of the bitmap as it was at one moment, to be written by a flush.
+struct PendingWords {
+  struct Stretch {
+    std::size_t first_word;  ///< 64 sectors each
+    std::size_t words;
+    std::size_t at;  ///< index of its first word in `values` and `pending`
+  };
+  std::vector<Stretch> stretches;
+  std::vector<std::uint64_t> values;   ///< what the words held: pending bits and those on disk
+  std::vector<std::uint64_t> pending;  ///< which of the bits were pending
+
+  [[nodiscard]] bool empty() const { return stretches.empty(); }
+  void clear();
+};
+
+/// Thread safety: all functions may be called at once, save that the three of a flush
+/// (take_pending, write_pending, settle) are for one thread at a time.
+/// Errors: std::system_error when the bitmap can't be read or written.
+class SectorMap {
+ public:
+  /// A piece of the image whose sectors share a state.
+  struct Run {
+    SectorCount length;
+    bool in_cow;
+  };
+
+  /// `cow` must outlive the map. Reads nothing yet.
+  SectorMap(Storage& cow, const CowLayout& layout);
+
+  [[nodiscard]] bool in_cow(SectorNumber sector) const;
+
+  /// How many sectors from `first` on, at most `limit` (at least 1), share the state of the first.
+  [[nodiscard]] Run run(SectorNumber first, SectorCount limit) const;
+
+  /// How many sectors are in the COW. Reads all of the bitmap that is not a hole.
+  [[nodiscard]] SectorCount count() const;
+
+  /// Marks sectors as in the COW. Their data must have been written before. All must have a bit.
+  void set(SectorNumber first, SectorCount count);
+
+  /// Takes a picture of all words with pending bits. A bit set after this call is not in it.
+  void take_pending(PendingWords& into);
+  /// Writes exactly those words.
+  void write_pending(const PendingWords& words);
+  /// They are on disk: those bits are pending no more.
+  void settle(const PendingWords& words);
+
+ private:
+  using Word = std::uint64_t;
+  static constexpr std::size_t word_sectors = 64;
+  static constexpr std::size_t chunk_words = 512;
+  static constexpr std::size_t chunk_bytes = chunk_words * sizeof(Word);
+  static constexpr SectorCount chunk_sectors = chunk_words * word_sectors;  // 16 MiB of image
+
+  void ensure_loaded(std::size_t chunk) const;
+  void load(std::size_t chunk) const;
+  [[nodiscard]] bool is_loaded(std::size_t chunk) const {
+    return loaded_[chunk].load(std::memory_order_acquire) != 0;
+  }
+  [[nodiscard]] Word valid_bits(std::size_t word) const;
+  [[nodiscard]] SectorNumber find_set(SectorNumber from, SectorNumber end) const;
+  [[nodiscard]] SectorNumber find_clear(SectorNumber from, SectorNumber end) const;
+  [[nodiscard]] SectorNumber scan_chunk(SectorNumber from, SectorNumber end, Word invert) const;
+  void take_chunk(std::size_t chunk, PendingWords& into);
+  void mark_dirty(std::size_t chunk);
+
+  /// Remembers how far a hole of the bitmap reaches, so that one question serves many chunks.
+  class HoleFinder;
+
+  Storage& cow_;
+  CowLayout layout_;
+  std::size_t chunks_;
+  mutable ZeroedArray<std::atomic<Word>> words_;
+  ZeroedArray<std::atomic<Word>> pending_;
+  mutable ZeroedArray<std::atomic<std::uint8_t>> loaded_;
+  ZeroedArray<std::atomic<Word>> dirty_chunks_;  // a bit each
+  std::atomic<bool> any_dirty_ = false;
+  mutable std::array<std::mutex, 16> load_mutex_;  // one of them guards the loading of a chunk
+};
+
+}  // namespace cowfs::core

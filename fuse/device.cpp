@@ -1,0 +1,73 @@
+#include "fuse/device.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <system_error>
+
+namespace cowfs::fuse {
+namespace {
+
+template <typename Message>
+iovec piece_of(Message& message) {
+  return {&message, sizeof message};
+}
+
+}  // namespace
+
+Device::Received Device::receive(std::span<std::byte> buffer, std::size_t& length) const {
+  const auto count = ::read(fd_.get(), buffer.data(), buffer.size());
+  if (count > 0) {
+    length = static_cast<std::size_t>(count);
+    return Received::request;
+  }
+  switch (count == 0 ? ENODEV : errno) {
+    case ENODEV:  // unmounted, or the connection was aborted
+      return Received::closed;
+    case EINTR:
+    case EAGAIN:
+    case ENOENT:  // the request was withdrawn while we took it
+      return Received::interrupted;
+    default:
+      throw std::system_error(errno, std::generic_category(), "/dev/fuse: cannot read");
+  }
+}
+
+ssize_t Device::send(std::span<const iovec> message) const {
+  return ::writev(fd_.get(), message.data(), static_cast<int>(message.size()));
+}
+
+Delivery Device::deliver(std::span<const iovec> message) const {
+  if (send(message) >= 0) return Delivery::delivered;
+  return errno == EFAULT ? Delivery::unreadable : Delivery::unwanted;
+}
+
+Delivery Device::reply(std::uint64_t unique, std::span<const iovec> pieces) const {
+  fuse_out_header header{0, 0, unique};
+  std::array<iovec, 1001> message;
+  message[0] = piece_of(header);
+  std::ranges::copy(pieces, message.begin() + 1);
+  std::size_t length = sizeof header;
+  for (const auto& piece : pieces) length += piece.iov_len;
+  header.len = static_cast<std::uint32_t>(length);
+  return deliver(std::span(message).first(pieces.size() + 1));
+}
+
+Delivery Device::reply_error(std::uint64_t unique, int error) const {
+  fuse_out_header header{sizeof header, -error, unique};
+  const auto piece = piece_of(header);
+  return deliver({&piece, 1});
+}
+
+void Device::invalidate(std::uint64_t node, std::uint64_t offset, std::uint64_t length) const {
+  fuse_notify_inval_inode_out range{};
+  range.ino = node;
+  range.off = static_cast<std::int64_t>(offset);
+  range.len = static_cast<std::int64_t>(length);
+  fuse_out_header header{sizeof header + sizeof range, FUSE_NOTIFY_INVAL_INODE, 0};
+  const std::array<iovec, 2> message{piece_of(header), piece_of(range)};
+  // It fails for a file that the kernel has forgotten or a mount that is gone: nothing to drop.
+  (void)send(message);
+}
+
+}  // namespace cowfs::fuse

@@ -1,0 +1,439 @@
+#include "fuse/image_file_system.hpp"
+
+#define FUSE_USE_VERSION 314
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fuse_lowlevel.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <string_view>
+
+#include "fuse/control.hpp"
+#include "fuse/errno_of.hpp"
+
+namespace cowfs::fuse {
+namespace {
+
+constexpr fuse_ino_t root_node = FUSE_ROOT_ID;
+constexpr fuse_ino_t disk_in_directory = FUSE_ROOT_ID + 1;
+constexpr std::string_view disk_name = "disk";
+
+/// The image never changes its size or its names, so the kernel may remember both.
+constexpr double attribute_seconds = 1.0;
+constexpr double entry_seconds = 86400.0;
+
+/// The longest read: max_pages (256) pages.
+constexpr std::size_t longest_read = std::size_t{1} << 20;
+
+// In newer <linux/fuse.h> than Debian 12's: bit 36 of the INIT flags. A file that is open for direct
+// I/O may be mapped shared.
+constexpr std::uint32_t direct_io_allow_mmap = std::uint32_t{1} << (36 - 32);
+
+template <typename Message>
+const Message& message_in(std::span<const std::byte> body) {
+  return *reinterpret_cast<const Message*>(body.data());
+}
+
+}  // namespace
+
+ImageFileSystem::ImageFileSystem(core::CowImage& image, const Device& device, RootKind root,
+                                 const CachePolicy& cache, Log& log)
+    : image_(image),
+      log_(log),
+      root_(root),
+      disk_node_(root == RootKind::file ? root_node : disk_in_directory),
+      cache_(cache),
+      page_cache_(device, disk_node_,
+                  cache.mode == CachePolicy::Mode::window ? cache.window : PageCache::unlimited) {}
+
+void ImageFileSystem::negotiate(fuse_conn_info& connection) {
+  // The kernel's own truncation at open would leave it with a size of 0 for a file that has none.
+  connection.want &= ~static_cast<unsigned>(FUSE_CAP_ATOMIC_O_TRUNC);
+  // mtime changes with each write; the cache must not be thrown away each time.
+  connection.want &= ~static_cast<unsigned>(FUSE_CAP_AUTO_INVAL_DATA);
+  // Never the writeback cache: the size of a root that is a regular file would stay 0.
+  connection.want &= ~static_cast<unsigned>(FUSE_CAP_WRITEBACK_CACHE);
+  connection.want |= connection.capable & (FUSE_CAP_ASYNC_DIO | FUSE_CAP_ASYNC_READ);
+  connection.max_background = 64;
+  connection.congestion_threshold = 48;
+}
+
+std::uint32_t ImageFileSystem::choose_flags2(std::uint32_t offered) const {
+  return offered & direct_io_allow_mmap;
+}
+
+void ImageFileSystem::note_opened(Handle handle) {
+  if (handle == Handle::cached) ++cached_opens_;
+  ++opens_;
+}
+
+void ImageFileSystem::note_closed(Handle handle) {
+  if (handle == Handle::cached) --cached_opens_;
+  flush_at_last_close(--opens_);
+}
+
+void ImageFileSystem::flush_at_last_close(std::int64_t handles_left) {
+  if (handles_left == 0) image_.flush();
+}
+
+void ImageFileSystem::report_unreadable(std::uint64_t offset, std::size_t length) {
+  const auto now = std::chrono::duration_cast<std::chrono::seconds>(
+                       std::chrono::steady_clock::now().time_since_epoch())
+                       .count();
+  if (last_report_.exchange(now) == now) return;  // one line a second is enough
+  log_.error(fmt::format("{}: {} bytes at {} can't be read (truncated or damaged backing or COW?); "
+                         "the reader got an I/O error",
+                         image_.backing().name(), length, offset));
+}
+
+/// Answers open, read and write. One a thread.
+class ImageFileSystem::Handler final : public RequestHandler {
+ public:
+  Handler(ImageFileSystem& owner, const Device& device)
+      : owner_(owner), image_(owner.image_), device_(device), view_(longest_read) {}
+
+  bool handle(const fuse_in_header& header, std::span<const std::byte> body) noexcept override {
+    if (header.nodeid != owner_.disk_node_) return false;
+    switch (header.opcode) {
+      case FUSE_READ:
+        return read(header.unique, message_in<fuse_read_in>(body));
+      case FUSE_WRITE:
+        return write(header.unique, message_in<fuse_write_in>(body),
+                     body.subspan(sizeof(fuse_write_in)));
+      case FUSE_OPEN:
+        return open(header.unique, message_in<fuse_open_in>(body));
+      default:
+        return false;
+    }
+  }
+
+ private:
+  /// Answered here because libfuse 3.14 has no name for parallel direct writes.
+  bool open(std::uint64_t unique, const fuse_open_in& in) noexcept {
+    if (image_.read_only() && (in.flags & O_ACCMODE) != O_RDONLY) {
+      device_.reply_error(unique, EROFS);
+      return true;
+    }
+    const bool direct =
+        owner_.cache_.mode == CachePolicy::Mode::none || (in.flags & O_DIRECT) != 0;
+    const auto handle = direct ? Handle::direct : Handle::cached;
+    fuse_open_out out{};
+    out.fh = static_cast<std::uint64_t>(handle);
+    out.open_flags = direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_KEEP_CACHE;
+    owner_.note_opened(handle);
+    // Nobody waits for it any more: then there will be no release either.
+    if (device_.reply_with(unique, out) != Delivery::delivered) {
+      errno_of([&] { owner_.note_closed(handle); });
+    }
+    return true;
+  }
+
+  bool read(std::uint64_t unique, const fuse_read_in& in) noexcept {
+    const auto offset = std::min<std::uint64_t>(in.offset, image_.size());
+    const auto length = std::min<std::uint64_t>(in.size, image_.size() - offset);
+    if (const int error = errno_of([&] { image_.view(offset, length, view_); })) {
+      device_.reply_error(unique, error);
+      if (error == EIO) owner_.report_unreadable(offset, length);
+      view_.clear();
+      return true;
+    }
+    if (device_.reply(unique, view_.pieces()) == Delivery::unreadable) {
+      owner_.report_unreadable(offset, length);
+    }
+    view_.clear();
+    if (in.fh == static_cast<std::uint64_t>(Handle::cached)) {
+      owner_.page_cache_.note_cached(offset, length);
+    }
+    return true;
+  }
+
+  bool write(std::uint64_t unique, const fuse_write_in& in,
+             std::span<const std::byte> data) noexcept {
+    // As at the end of a block device: what does not fit is left out.
+    const auto room = image_.size() - std::min<std::uint64_t>(in.offset, image_.size());
+    data = data.first(std::min<std::uint64_t>({data.size(), in.size, room}));
+    const int error = errno_of([&] {
+      if (data.empty() && in.size > 0) {
+        throw std::system_error(ENOSPC, std::generic_category(), "past the end of the image");
+      }
+      image_.write(in.offset, data);
+      if ((in.flags & O_DSYNC) != 0) image_.flush();
+    });
+    if (error != 0) {
+      device_.reply_error(unique, error);
+      return true;
+    }
+    const auto written = static_cast<std::uint32_t>(data.size());
+    const bool from_cache = in.fh == static_cast<std::uint64_t>(Handle::cached) ||
+                            (in.write_flags & FUSE_WRITE_CACHE) != 0;
+    if (from_cache) {
+      device_.reply_with(unique, fuse_write_out{written, 0});
+      owner_.page_cache_.note_cached(in.offset, written);
+    } else if (owner_.is_cached_open()) {
+      owner_.page_cache_.answer_direct_write(unique, in.offset, written);
+    } else {
+      device_.reply_with(unique, fuse_write_out{written, 0});
+    }
+    return true;
+  }
+
+  ImageFileSystem& owner_;
+  core::CowImage& image_;
+  const Device& device_;
+  core::ReadView view_;
+};
+
+std::unique_ptr<RequestHandler> ImageFileSystem::new_handler(const Device& device) {
+  return std::make_unique<Handler>(*this, device);
+}
+
+/// What libfuse calls.
+struct ImageFileSystem::Operations {
+  static ImageFileSystem& self(fuse_req_t req) {
+    return static_cast<ImageFileSystem&>(Session::file_system(req));
+  }
+
+  static bool is_disk(fuse_req_t req, fuse_ino_t node) { return node == self(req).disk_node_; }
+
+  /// Runs `action`, which answers the request itself, and answers with the error if it throws.
+  template <typename Action>
+  static void guarded(fuse_req_t req, Action&& action) noexcept {
+    if (const int error = errno_of(action)) fuse_reply_err(req, error);
+  }
+
+  static struct stat attributes(const ImageFileSystem& fs, fuse_ino_t node) {
+    const auto cow = fs.image_.cow().status();
+    struct stat attr {};
+    attr.st_ino = node;
+    attr.st_uid = cow.owner;
+    attr.st_gid = cow.group;
+    attr.st_atim = cow.accessed;
+    attr.st_mtim = cow.modified;
+    attr.st_ctim = cow.modified;
+    attr.st_blksize = 4096;
+    if (node == fs.disk_node_) {
+      const auto permitted = fs.image_.read_only() ? 0444U : 0666U;
+      attr.st_mode = S_IFREG | (cow.mode & permitted);
+      attr.st_nlink = 1;
+      attr.st_size = static_cast<off_t>(fs.image_.size());
+      // What the image really costs, so that `ls -s` and `du` tell.
+      attr.st_blocks = static_cast<blkcnt_t>(cow.allocated / 512);
+    } else {
+      // Whoever may read the image may enter the directory that holds it.
+      attr.st_mode = S_IFDIR | ((cow.mode & 0444U) | (cow.mode & 0444U) >> 2);
+      attr.st_nlink = 2;
+    }
+    return attr;
+  }
+
+  static void lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
+    guarded(req, [&] {
+      const auto& fs = self(req);
+      if (fs.root_ != RootKind::directory || parent != root_node || name != disk_name) {
+        fuse_reply_err(req, ENOENT);
+        return;
+      }
+      fuse_entry_param entry{};
+      entry.ino = fs.disk_node_;
+      entry.attr = attributes(fs, fs.disk_node_);
+      entry.attr_timeout = attribute_seconds;
+      entry.entry_timeout = entry_seconds;
+      fuse_reply_entry(req, &entry);
+    });
+  }
+
+  static void getattr(fuse_req_t req, fuse_ino_t node, fuse_file_info* /*file*/) {
+    guarded(req, [&] {
+      const auto attr = attributes(self(req), node);
+      fuse_reply_attr(req, &attr, attribute_seconds);
+    });
+  }
+
+  static void setattr(fuse_req_t req, fuse_ino_t node, struct stat* wanted, int to_set,
+                      fuse_file_info* /*file*/) {
+    guarded(req, [&] {
+      const auto attr = attributes(self(req), node);
+      const bool same_size = (to_set & FUSE_SET_ATTR_SIZE) == 0 || wanted->st_size == attr.st_size;
+      constexpr int theirs = FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+      // The size is the backing's; times, mode and owner are the COW's. truncate(2) has EPERM for a
+      // file system that can't change a size.
+      const bool only_size = (to_set & FUSE_SET_ATTR_SIZE) != 0;
+      constexpr int times = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME;
+      if (!same_size || (to_set & theirs) != 0 || (!only_size && (to_set & times) != 0)) {
+        fuse_reply_err(req, EPERM);
+        return;
+      }
+      fuse_reply_attr(req, &attr, attribute_seconds);
+    });
+  }
+
+  static void readdir(fuse_req_t req, fuse_ino_t node, std::size_t size, off_t offset,
+                      fuse_file_info* /*file*/) {
+    guarded(req, [&] {
+      const auto& fs = self(req);
+      struct Entry {
+        const char* name;
+        fuse_ino_t node;
+        mode_t mode;
+      };
+      const std::array entries{Entry{".", node, S_IFDIR}, Entry{"..", node, S_IFDIR},
+                               Entry{disk_name.data(), fs.disk_node_, S_IFREG}};
+      std::array<char, 1024> buffer{};
+      std::size_t used = 0;
+      for (auto i = static_cast<std::size_t>(offset); i < entries.size(); ++i) {
+        struct stat attr {};
+        attr.st_ino = entries[i].node;
+        attr.st_mode = entries[i].mode;
+        const auto room = std::min(buffer.size(), size) - used;
+        const auto needed = fuse_add_direntry(req, buffer.data() + used, room, entries[i].name,
+                                              &attr, static_cast<off_t>(i + 1));
+        if (needed > room) break;
+        used += needed;
+      }
+      fuse_reply_buf(req, buffer.data(), used);
+    });
+  }
+
+  /// Called at each close(2) of a descriptor, which waits for it and returns its error.
+  static void flush(fuse_req_t req, fuse_ino_t /*node*/, fuse_file_info* /*file*/) {
+    guarded(req, [&] {
+      auto& fs = self(req);
+      fs.flush_at_last_close(fs.opens_ - 1);
+      fuse_reply_err(req, 0);
+    });
+  }
+
+  static void release(fuse_req_t req, fuse_ino_t node, fuse_file_info* file) {
+    auto& fs = self(req);
+    const auto handle = static_cast<Handle>(file->fh);
+    if (is_disk(req, node)) {
+      if (const int error = errno_of([&] { fs.note_closed(handle); })) {
+        fs.log_.error(fmt::format("{}: cannot flush at the last close: {}",
+                                  fs.image_.cow().name(), std::strerror(error)));
+      }
+    }
+    fuse_reply_err(req, 0);
+  }
+
+  static void fsync(fuse_req_t req, fuse_ino_t /*node*/, int /*datasync*/,
+                    fuse_file_info* /*file*/) {
+    guarded(req, [&] {
+      self(req).image_.flush();
+      fuse_reply_err(req, 0);
+    });
+  }
+
+  static void fallocate(fuse_req_t req, fuse_ino_t /*node*/, int mode, off_t offset, off_t length,
+                        fuse_file_info* /*file*/) {
+    guarded(req, [&] { fuse_reply_err(req, allocate(self(req).image_, mode, offset, length)); });
+  }
+
+  static int allocate(core::CowImage& image, int mode, off_t offset, off_t length) {
+    const auto size = image.size();
+    const auto begin = std::min(static_cast<std::uint64_t>(offset), size);
+    const auto end = std::min(static_cast<std::uint64_t>(offset) +
+                                  static_cast<std::uint64_t>(length), size);
+    const bool keeps_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
+    const bool grows = end - begin < static_cast<std::uint64_t>(length);
+    if (grows && !keeps_size) return ENOSPC;
+    switch (mode & ~FALLOC_FL_KEEP_SIZE) {
+      case FALLOC_FL_PUNCH_HOLE:
+      case FALLOC_FL_ZERO_RANGE:
+        image.zero(begin, end - begin);
+        return 0;
+      case 0:
+        image.reserve(begin, end - begin);
+        return 0;
+      default:
+        return EOPNOTSUPP;
+    }
+  }
+
+  static void lseek(fuse_req_t req, fuse_ino_t /*node*/, off_t offset, int whence,
+                    fuse_file_info* /*file*/) {
+    guarded(req, [&] {
+      const auto& image = self(req).image_;
+      const auto from = static_cast<std::uint64_t>(offset);
+      if (offset < 0 || from >= image.size()) {
+        fuse_reply_err(req, ENXIO);
+        return;
+      }
+      const auto found = whence == SEEK_DATA ? image.next_data(from) : image.next_hole(from);
+      found ? fuse_reply_lseek(req, static_cast<off_t>(*found)) : fuse_reply_err(req, ENXIO);
+    });
+  }
+
+  static void statfs(fuse_req_t req, fuse_ino_t /*node*/) {
+    guarded(req, [&] {
+      constexpr std::uint64_t block = 4096;
+      const auto space = self(req).image_.cow().space();
+      struct statvfs found {};
+      found.f_bsize = block;
+      found.f_frsize = block;
+      found.f_blocks = space.total / block;
+      found.f_bfree = space.free / block;
+      found.f_bavail = space.available / block;
+      found.f_files = 1;
+      found.f_namemax = 255;
+      fuse_reply_statfs(req, &found);
+    });
+  }
+
+  template <typename... Rest>
+  static void refuse(fuse_req_t req, fuse_ino_t /*node*/, Rest... /*rest*/) {
+    fuse_reply_err(req, EPERM);
+  }
+
+  static void refuse_symlink(fuse_req_t req, const char* /*target*/, fuse_ino_t /*parent*/,
+                             const char* /*name*/) {
+    fuse_reply_err(req, EPERM);
+  }
+
+  static void ioctl(fuse_req_t req, fuse_ino_t node, unsigned command, void* /*argument*/,
+                    fuse_file_info* /*file*/, unsigned /*flags*/, const void* /*in*/,
+                    std::size_t /*in_size*/, std::size_t out_size) {
+    if (!is_disk(req, node) || command != get_daemon_status || out_size < sizeof(DaemonStatus)) {
+      fuse_reply_err(req, ENOTTY);
+      return;
+    }
+    const DaemonStatus status{daemon_status_version, ::getpid()};
+    fuse_reply_ioctl(req, 0, &status, sizeof status);
+  }
+};
+
+const fuse_lowlevel_ops& ImageFileSystem::operations() const {
+  static const fuse_lowlevel_ops table = [] {
+    fuse_lowlevel_ops ops{};
+    ops.lookup = Operations::lookup;
+    ops.getattr = Operations::getattr;
+    ops.setattr = Operations::setattr;
+    ops.readdir = Operations::readdir;
+    ops.flush = Operations::flush;
+    ops.release = Operations::release;
+    ops.fsync = Operations::fsync;
+    ops.fallocate = Operations::fallocate;
+    ops.lseek = Operations::lseek;
+    ops.statfs = Operations::statfs;
+    ops.ioctl = Operations::ioctl;
+    // One name, for good. Left out, libfuse would say that this is not implemented.
+    ops.mknod = Operations::refuse<const char*, mode_t, dev_t>;
+    ops.mkdir = Operations::refuse<const char*, mode_t>;
+    ops.create = Operations::refuse<const char*, mode_t, fuse_file_info*>;
+    ops.unlink = Operations::refuse<const char*>;
+    ops.rmdir = Operations::refuse<const char*>;
+    ops.rename = Operations::refuse<const char*, fuse_ino_t, const char*, unsigned>;
+    ops.link = Operations::refuse<fuse_ino_t, const char*>;
+    ops.symlink = Operations::refuse_symlink;
+    return ops;
+  }();
+  return table;
+}
+
+}  // namespace cowfs::fuse

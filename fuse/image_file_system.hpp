@@ -1,0 +1,68 @@
+// The file system that shows one merged image: as the mount's root if that is a file, or as the one
+// file "disk" in it if that is a directory.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "cowcore/cow_image.hpp"
+#include "fuse/device.hpp"
+#include "fuse/log.hpp"
+#include "fuse/page_cache.hpp"
+#include "fuse/session.hpp"
+
+namespace cowfs::fuse {
+
+/// How the kernel caches the merged file.
+struct CachePolicy {
+  enum class Mode {
+    window,  ///< an O_DIRECT open is direct, any other is cached, within a window
+    none,    ///< every open is direct
+    kernel,  ///< as `window`, without a bound
+  };
+  static constexpr std::uint64_t default_window = std::uint64_t{16} << 20;
+
+  Mode mode = Mode::window;
+  std::uint64_t window = default_window;  ///< bytes
+};
+
+enum class RootKind { file, directory };
+
+/// Thread safety: that of a session; all that it calls may be called at once.
+class ImageFileSystem final : public FileSystem {
+ public:
+  /// All must outlive the file system.
+  ImageFileSystem(core::CowImage& image, const Device& device, RootKind root,
+                  const CachePolicy& cache, Log& log);
+
+  [[nodiscard]] const fuse_lowlevel_ops& operations() const override;
+  [[nodiscard]] std::unique_ptr<RequestHandler> new_handler(const Device& device) override;
+  void negotiate(fuse_conn_info& connection) override;
+  [[nodiscard]] std::uint32_t choose_flags2(std::uint32_t offered) const override;
+
+ private:
+  class Handler;
+  struct Operations;
+
+  enum class Handle : std::uint64_t { cached = 1, direct = 2 };
+
+  void note_opened(Handle handle);
+  void note_closed(Handle handle);
+  [[nodiscard]] bool is_cached_open() const { return cached_opens_ > 0; }
+  /// Flushes if what was written would otherwise wait for somebody to ask.
+  void flush_at_last_close(std::int64_t handles_left);
+  void report_unreadable(std::uint64_t offset, std::size_t length);
+
+  core::CowImage& image_;
+  Log& log_;
+  const RootKind root_;
+  const std::uint64_t disk_node_;
+  const CachePolicy cache_;
+  PageCache page_cache_;
+  std::atomic<std::int64_t> opens_ = 0;
+  std::atomic<std::int64_t> cached_opens_ = 0;
+  std::atomic<std::int64_t> last_report_ = 0;  ///< seconds of the steady clock
+};
+
+}  // namespace cowfs::fuse

@@ -1,0 +1,120 @@
+#include "fuse/mount.hpp"
+
+#define FUSE_USE_VERSION 314
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fuse_lowlevel.h>
+#include <spawn.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+#include <memory>
+#include <mutex>
+#include <system_error>
+
+#include "cowcore/errors.hpp"
+
+extern char** environ;
+
+namespace cowfs::fuse {
+namespace {
+
+/// What libfuse says while it mounts; it has no other way to give a reason.
+std::string& library_message() {
+  static std::string message;
+  return message;
+}
+
+void keep_message(fuse_log_level /*level*/, const char* format, va_list arguments) {
+  std::array<char, 512> line{};
+  std::vsnprintf(line.data(), line.size(), format, arguments);
+  auto& message = library_message();
+  if (!message.empty()) message += ' ';
+  message += line.data();
+  while (!message.empty() && message.back() == '\n') message.pop_back();
+}
+
+struct DestroySession {
+  void operator()(fuse_session* session) const { fuse_session_destroy(session); }
+};
+
+/// libfuse takes options apart at commas; a comma or backslash in a name is written with a
+/// backslash before it.
+std::string escaped(const std::string& text) {
+  std::string result;
+  for (const char c : text) {
+    if (c == ',' || c == '\\') result += '\\';
+    result += c;
+  }
+  return result;
+}
+
+std::string library_options(const MountOptions& options) {
+  auto text = fmt::format("fsname={},subtype={},default_permissions", escaped(options.source),
+                          options.subtype);
+  if (options.read_only) text += ",ro";
+  if (options.allow_other) text += ",allow_other";
+  return text;
+}
+
+}  // namespace
+
+core::FileDescriptor mount(const MountOptions& options) {
+  // libfuse knows how to mount with and without root; a session that serves nothing borrows that,
+  // and leaves the connection behind.
+  static std::mutex one_at_a_time;  // for library_message
+  const std::lock_guard guard(one_at_a_time);
+  library_message().clear();
+  fuse_set_log_func(keep_message);
+  std::string program = "cowfs";
+  std::string flag = "-o";
+  std::string text = library_options(options);
+  std::array arguments{program.data(), flag.data(), text.data()};
+  fuse_args args{static_cast<int>(arguments.size()), arguments.data(), 0};
+  const fuse_lowlevel_ops no_operations{};
+  const std::unique_ptr<fuse_session, DestroySession> session(
+      fuse_session_new(&args, &no_operations, sizeof no_operations, nullptr));
+  const bool mounted =
+      session && fuse_session_mount(session.get(), options.mount_point.c_str()) == 0;
+  fuse_opt_free_args(&args);
+  fuse_set_log_func(nullptr);
+  if (!mounted) {
+    throw core::Error(options.mount_point.string(), "cannot mount: " + library_message(),
+                      "give an existing directory or regular file that is not in use");
+  }
+  core::FileDescriptor fd(::fcntl(fuse_session_fd(session.get()), F_DUPFD_CLOEXEC, 3));
+  if (!fd) throw std::system_error(errno, std::generic_category(), "cannot keep /dev/fuse");
+  return fd;
+}
+
+void unmount(const boost::filesystem::path& mount_point, Detach detach) {
+  if (::geteuid() == 0) {
+    const int flags = UMOUNT_NOFOLLOW | (detach == Detach::now ? MNT_DETACH : 0);
+    if (::umount2(mount_point.c_str(), flags) == 0) return;
+    throw std::system_error(errno, std::generic_category(),
+                            mount_point.string() + ": cannot unmount");
+  }
+  std::string program = "fusermount3";
+  std::string flags = detach == Detach::now ? "-uqz" : "-uq";
+  std::string end = "--";
+  std::string path = mount_point.string();
+  std::array<char*, 5> arguments{program.data(), flags.data(), end.data(), path.data(), nullptr};
+  pid_t child = 0;
+  const int failure =
+      ::posix_spawnp(&child, program.c_str(), nullptr, nullptr, arguments.data(), environ);
+  if (failure != 0) throw std::system_error(failure, std::generic_category(), "fusermount3");
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (status != 0) {
+    throw std::system_error(EBUSY, std::generic_category(),
+                            mount_point.string() + ": fusermount3 cannot unmount");
+  }
+}
+
+}  // namespace cowfs::fuse

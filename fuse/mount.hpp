@@ -1,0 +1,32 @@
+// Attaching a FUSE connection to a mount point, and taking it off.
+#pragma once
+
+#include <boost/filesystem/path.hpp>
+#include <string>
+
+#include "cowcore/file_descriptor.hpp"
+
+namespace cowfs::fuse {
+
+struct MountOptions {
+  boost::filesystem::path mount_point;  ///< a directory or a regular file
+  std::string source;                   ///< what the mount table shows as the device
+  std::string subtype;                  ///< the file system type is "fuse.SUBTYPE"
+  bool read_only = false;
+  bool allow_other = false;
+};
+
+/// Mounts and returns the connection's descriptor of /dev/fuse. As root by mount(2), otherwise by
+/// way of fusermount3. Permissions are checked by the kernel (default_permissions).
+/// Throws core::Error.
+[[nodiscard]] core::FileDescriptor mount(const MountOptions& options);
+
+enum class Detach {
+  if_idle,  ///< fails with EBUSY while somebody uses it
+  now,      ///< takes it out of the tree; those who use it keep it until they let go
+};
+
+/// Throws std::system_error.
+void unmount(const boost::filesystem::path& mount_point, Detach detach);
+
+}  // namespace cowfs::fuse

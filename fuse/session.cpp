@@ -1,0 +1,194 @@
+#include "fuse/session.hpp"
+
+#define FUSE_USE_VERSION 314
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "cowcore/zeroed_array.hpp"
+
+namespace cowfs::fuse {
+namespace {
+
+/// The largest request is a write of max_pages (256 pages) and its headers.
+constexpr std::size_t buffer_bytes = (std::size_t{1} << 20) + 4096;
+
+constexpr int wake_signal = SIGUSR2;
+
+Log* library_log = nullptr;  // libfuse's logging has no place for a context
+
+void log_for_library(fuse_log_level level, const char* format, va_list arguments) {
+  std::array<char, 512> line{};
+  std::vsnprintf(line.data(), line.size(), format, arguments);
+  std::string text(line.data());
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  if (library_log == nullptr || text.empty()) return;
+  level <= FUSE_LOG_ERR ? library_log->error(text) : library_log->info(text);
+}
+
+}  // namespace
+
+void Session::DestroySession::operator()(fuse_session* session) const {
+  fuse_session_destroy(session);
+}
+
+Session::Session(const Device& device, FileSystem& file_system, Log& log)
+    : device_(device), file_system_(file_system), log_(log) {
+  library_log = &log;
+  fuse_set_log_func(log_for_library);
+  fuse_lowlevel_ops operations = file_system.operations();
+  operations.init = initialise;
+  std::string program = "cowfs";
+  std::array arguments{program.data()};
+  fuse_args args{static_cast<int>(arguments.size()), arguments.data(), 0};
+  session_.reset(fuse_session_new(&args, &operations, sizeof operations, this));
+  fuse_opt_free_args(&args);
+  fuse_custom_io io{};
+  io.writev = send_hook;
+  io.read = receive_hook;
+  // The library closes the descriptor that it is given.
+  const int fd = ::fcntl(device.descriptor(), F_DUPFD_CLOEXEC, 3);
+  if (!session_ || fd < 0 || fuse_session_custom_io(session_.get(), &io, fd) != 0) {
+    throw std::runtime_error("cannot start a libfuse session");
+  }
+}
+
+Session::~Session() {
+  session_.reset();
+  library_log = nullptr;
+}
+
+FileSystem& Session::file_system(fuse_req* request) {
+  return static_cast<Session*>(fuse_req_userdata(request))->file_system_;
+}
+
+void Session::initialise(void* userdata, fuse_conn_info* connection) {
+  static_cast<Session*>(userdata)->file_system_.negotiate(*connection);
+}
+
+ssize_t Session::send_hook(int /*fd*/, iovec* message, int count, void* userdata) {
+  return static_cast<Session*>(userdata)->send({message, static_cast<std::size_t>(count)});
+}
+
+ssize_t Session::receive_hook(int fd, void* buffer, std::size_t length, void* /*userdata*/) {
+  return ::read(fd, buffer, length);  // libfuse demands one; serve() reads by itself
+}
+
+/// Sends a message of libfuse's, adding to the INIT reply what the library can't say.
+ssize_t Session::send(std::span<iovec> message) {
+  fuse_out_header header{};
+  std::memcpy(&header, message[0].iov_base, sizeof header);
+  const bool is_init = init_unique_ != 0 && header.unique == init_unique_ && header.error == 0 &&
+                       message.size() == 2 && message[1].iov_len >= sizeof(fuse_init_out);
+  if (!is_init) return device_.send(message);
+
+  fuse_init_out reply{};
+  std::memcpy(&reply, message[1].iov_base, sizeof reply);
+  const auto flags2 = file_system_.choose_flags2(offered_flags2_) & offered_flags2_;
+  if (flags2 != 0) {
+    reply.flags |= FUSE_INIT_EXT;
+    reply.flags2 |= flags2;
+  }
+  const std::array<iovec, 2> changed{message[0], iovec{&reply, sizeof reply}};
+  init_unique_ = 0;
+  const auto sent = device_.send(changed);
+  if (sent >= 0 && on_ready_) on_ready_();
+  return sent;
+}
+
+void Session::pass_to_library(std::span<std::byte> request) {
+  fuse_in_header header{};
+  std::memcpy(&header, request.data(), sizeof header);
+  if (header.opcode == FUSE_INIT) {
+    fuse_init_in init{};
+    const auto length = std::min(sizeof init, request.size() - sizeof header);
+    std::memcpy(&init, request.data() + sizeof header, length);
+    init_unique_ = header.unique;
+    offered_flags2_ = (init.flags & FUSE_INIT_EXT) != 0 ? init.flags2 : 0;
+  }
+  fuse_buf buffer{};
+  buffer.size = request.size();
+  buffer.mem = request.data();
+  fuse_session_process_buf(session_.get(), &buffer);
+}
+
+void Session::serve_one(std::span<std::byte> buffer, RequestHandler& handler) {
+  std::size_t length = 0;
+  switch (device_.receive(buffer, length)) {
+    case Device::Received::closed:
+      stopping_ = true;  // serve() tells the others
+      return;
+    case Device::Received::interrupted:
+      return;
+    case Device::Received::request:
+      break;
+  }
+  const auto request = buffer.first(length);
+  const auto* header = reinterpret_cast<const fuse_in_header*>(request.data());
+  if (header->opcode == FUSE_INTERRUPT) {
+    // Nothing here takes so long that giving up half-way would help; the kernel stops asking.
+    device_.reply_error(header->unique, ENOSYS);
+  } else if (!handler.handle(*header, request.subspan(sizeof *header))) {
+    pass_to_library(request);
+  }
+}
+
+void Session::stop() {
+  const std::lock_guard guard(mutex_);
+  stopping_ = true;
+  changed_.notify_all();
+}
+
+void Session::serve() noexcept {
+  std::exception_ptr failure;
+  try {
+    core::ZeroedArray<std::byte> buffer(buffer_bytes);
+    const auto handler = file_system_.new_handler(device_);
+    while (!stopping_) serve_one({&buffer[0], buffer.size()}, *handler);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  stop();
+  const std::lock_guard guard(mutex_);
+  if (failure && !failure_) failure_ = failure;
+  --serving_;
+  changed_.notify_all();
+}
+
+void Session::run(unsigned threads, const std::function<void()>& on_ready) {
+  on_ready_ = on_ready;
+  // The signal only ends a wait in read(); it has nothing to do.
+  struct sigaction nothing {};
+  nothing.sa_handler = [](int) {};
+  ::sigaction(wake_signal, &nothing, nullptr);
+
+  std::vector<std::jthread> workers;
+  serving_ = threads;
+  for (unsigned i = 0; i < threads; ++i) workers.emplace_back([this] { serve(); });
+  wait_for_threads(workers);
+  workers.clear();
+  if (failure_) std::rethrow_exception(failure_);
+}
+
+void Session::wait_for_threads(std::vector<std::jthread>& workers) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return stopping_.load(); });
+  // A thread may be about to wait in read() when it is woken, so it is woken until it has ended.
+  while (serving_ > 0) {
+    for (auto& worker : workers) ::pthread_kill(worker.native_handle(), wake_signal);
+    changed_.wait_for(lock, std::chrono::milliseconds(2));
+  }
+}
+
+}  // namespace cowfs::fuse

@@ -1,0 +1,101 @@
+// Serving a FUSE connection with a number of threads.
+//
+// libfuse takes the messages apart and puts the answers together, save for those that a file system
+// answers itself because libfuse cannot say what it wants to say (flags newer than the library) or
+// would allocate for it (reads).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "fuse/device.hpp"
+#include "fuse/log.hpp"
+
+struct fuse_conn_info;
+struct fuse_lowlevel_ops;
+struct fuse_req;
+struct fuse_session;
+
+namespace cowfs::fuse {
+
+/// Answers requests past libfuse. Each thread of a session has its own.
+class RequestHandler {
+ public:
+  virtual ~RequestHandler() = default;
+  /// Answers the request, or returns false to leave it to libfuse. `body` is what follows the
+  /// header. Throws nothing: a failure is an error reply.
+  virtual bool handle(const fuse_in_header& header, std::span<const std::byte> body) noexcept = 0;
+};
+
+/// What a session serves.
+class FileSystem {
+ public:
+  virtual ~FileSystem() = default;
+  /// The functions that libfuse calls. They find their file system by `Session::file_system(req)`.
+  [[nodiscard]] virtual const fuse_lowlevel_ops& operations() const = 0;
+  [[nodiscard]] virtual std::unique_ptr<RequestHandler> new_handler(const Device& device) = 0;
+  /// Called with what kernel and library offer, to choose from.
+  virtual void negotiate(fuse_conn_info& connection) = 0;
+  /// Flags of the INIT reply's upper half (bit 32 and up, FUSE_INIT_EXT) that libfuse does not know,
+  /// among those that the kernel `offered`.
+  [[nodiscard]] virtual std::uint32_t choose_flags2(std::uint32_t offered) const = 0;
+};
+
+class Session {
+ public:
+  /// `device` and `file_system` must outlive the session. Throws std::runtime_error.
+  Session(const Device& device, FileSystem& file_system, Log& log);
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  ~Session();
+
+  /// Serves until the mount is gone or stop() is called. `on_ready` is called once, when the kernel
+  /// and the file system have agreed and requests are served.
+  /// Throws std::system_error when the device fails.
+  void run(unsigned threads, const std::function<void()>& on_ready);
+
+  /// Makes run() return after the requests that are being served. From any thread.
+  void stop();
+
+  /// The file system of the session that a libfuse request belongs to.
+  static FileSystem& file_system(fuse_req* request);
+
+ private:
+  struct DestroySession {
+    void operator()(fuse_session* session) const;
+  };
+
+  void serve() noexcept;
+  void serve_one(std::span<std::byte> buffer, RequestHandler& handler);
+  void pass_to_library(std::span<std::byte> request);
+  ssize_t send(std::span<iovec> message);
+  void wait_for_threads(std::vector<std::jthread>& workers);
+  static void initialise(void* userdata, fuse_conn_info* connection);
+  static ssize_t send_hook(int fd, iovec* message, int count, void* userdata);
+  static ssize_t receive_hook(int fd, void* buffer, std::size_t length, void* userdata);
+
+  const Device& device_;
+  FileSystem& file_system_;
+  Log& log_;
+  std::unique_ptr<fuse_session, DestroySession> session_;
+  std::function<void()> on_ready_;
+  std::uint64_t init_unique_ = 0;
+  std::uint32_t offered_flags2_ = 0;
+
+  std::atomic<bool> stopping_ = false;
+  std::mutex mutex_;  ///< guards what follows, and the wait for `changed_`
+  std::condition_variable changed_;
+  unsigned serving_ = 0;  ///< threads that have not ended
+  std::exception_ptr failure_;
+};
+
+}  // namespace cowfs::fuse
