@@ -61,8 +61,9 @@ int run(const std::vector<std::string>& arguments, const Streams& streams) {
                "cowfs");
   app.set_version_flag("--version", std::string("cowfs ") + version);
   app.require_subcommand(1);
-  app.footer("Exit status: 0 done, 1 failed, 2 usage, 3 the backing does not match, 4 damaged COW, "
-             "5 in use.\nSee cowfs(1) for more.");
+  app.footer(
+      "Exit status: 0 done, 1 failed, 2 usage, 3 the backing does not match, 4 damaged COW, "
+      "5 in use.\nSee cowfs(1) for more.");
   Action chosen;
   add_create_command(app, streams, chosen);
   add_mount_command(app, streams, chosen);

@@ -40,7 +40,8 @@ void add_mount_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_umount_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);
 
-/// Runs the action. The one place where an exception becomes an exit status, and a line for `report`.
+/// Runs the action. The one place where an exception becomes an exit status, and a line for
+/// `report`.
 [[nodiscard]] int perform(const Action& action,
                           const std::function<void(const std::string&)>& report);
 

@@ -66,8 +66,8 @@ nlohmann::ordered_json to_json(const std::string& cow, const core::CowInfo& info
       {"file_size", info.file_size},
       {"bytes_on_disk", info.allocated},
       {"in_use", info.in_use},
-      {"user", info.user.empty() ? nlohmann::ordered_json(nullptr)
-                                 : nlohmann::ordered_json(info.user)},
+      {"user",
+       info.user.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(info.user)},
   };
 }
 
@@ -91,23 +91,22 @@ void print_text(std::ostream& out, const std::string& cow, const core::CowInfo& 
   };
   const auto& layout = info.layout;
   row("COW", cow);
-  row("layout", fmt::format("{}{}", core::format_name(info.header.format),
-                            info.header.magic_order == core::MagicOrder::big
-                                ? ""
-                                : ", little-endian magic"));
+  row("layout",
+      fmt::format("{}{}", core::format_name(info.header.format),
+                  info.header.magic_order == core::MagicOrder::big ? "" : ", little-endian magic"));
   row("backing", info.header.backing_path);
   if (info.backing.string() != info.header.backing_path) row("  resolved", info.backing.string());
   row("  state", present_state(info));
   row("  size", human_size(info.header.backing_size));
   row("  changed", human_time(info.header.backing_mtime));
   row("merged size", human_size(layout.merged_size));
-  row("sector size", fmt::format("{}, alignment {}", info.header.sector_size,
-                                 info.header.alignment));
+  row("sector size",
+      fmt::format("{}, alignment {}", info.header.sector_size, info.header.alignment));
   row("bitmap", fmt::format("{} bytes at {}", layout.bitmap_length, layout.bitmap_offset));
   row("data", fmt::format("at {}", layout.data_offset));
   if (!layout.every_sector_has_bit()) {
-    row("without bit", fmt::format("the last {} sectors: read-only",
-                                   layout.sectors - layout.sectors_with_bit));
+    row("without bit",
+        fmt::format("the last {} sectors: read-only", layout.sectors - layout.sectors_with_bit));
   }
   row("in the COW", fmt::format("{} of {} sectors, {}", info.sectors_in_cow, layout.sectors,
                                 human_size(info.sectors_in_cow * core::sector_bytes)));
@@ -118,8 +117,8 @@ void print_text(std::ostream& out, const std::string& cow, const core::CowInfo& 
 int show(const InfoOptions& options, std::ostream& out) {
   const auto info = core::inspect_cow(options.cow);
   if (options.json) {
-    out << to_json(options.cow, info).dump(2, ' ', false,
-                                           nlohmann::ordered_json::error_handler_t::replace)
+    out << to_json(options.cow, info)
+               .dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
         << "\n";
   } else {
     print_text(out, options.cow, info);

@@ -110,12 +110,11 @@ class ImageMount {
     const auto [cow, backing] = split_image(name);
     source_ = fs::absolute(cow);
     auto opened = core::open_cow(
-        cow, backing,
-        options_.read_only ? core::Access::read_only : core::Access::read_write);
+        cow, backing, options_.read_only ? core::Access::read_only : core::Access::read_write);
     for (const auto& notice : opened.notices) log_.info(notice);
-    image_ = std::make_unique<core::CowImage>(std::move(opened.cow), std::move(opened.backing),
-                                              opened.layout,
-                                              opened.access == core::Access::read_only);
+    image_ =
+        std::make_unique<core::CowImage>(std::move(opened.cow), std::move(opened.backing),
+                                         opened.layout, opened.access == core::Access::read_only);
   }
 
   void serve_on(const fuse::Device& device, const Ready& ready) {
@@ -123,11 +122,11 @@ class ImageMount {
     fuse::Session session(device, file_system, log_);
     std::optional<fuse::CommitTimer> timer;
     if (options_.commit.count() > 0) timer.emplace(*image_, options_.commit, log_);
-    const SignalWatcher watcher([&](int signal) { stop(session, signal); });
+    const SignalWatcher watcher([&](int signal) { stop(file_system, session, signal); });
     session.run(choose_threads(options_.threads), ready);
   }
 
-  void stop(fuse::Session& session, int signal) {
+  void stop(fuse::ImageFileSystem& file_system, fuse::Session& session, int signal) {
     log_.info(fmt::format("{}: stopping on signal {}", mount_point_.string(), signal));
     try {
       fuse::unmount(mount_point_, fuse::Detach::if_idle);
@@ -136,6 +135,7 @@ class ImageMount {
                                mount_point_.string()));
       detach();
     }
+    file_system.prepare_to_stop();
     session.stop();
   }
 
@@ -158,8 +158,7 @@ class ImageMount {
 
 int mount(const MountArguments& arguments, std::ostream& err) {
   const auto options = parse_mount_options(
-      arguments.options,
-      arguments.from_mount ? GenericOptions::ignore : GenericOptions::refuse);
+      arguments.options, arguments.from_mount ? GenericOptions::ignore : GenericOptions::refuse);
   const auto serve = [&](const Ready& ready) {
     fuse::SystemLog log;
     return perform([&] { return ImageMount(arguments, options, log).serve(ready); },
@@ -173,17 +172,20 @@ int mount(const MountArguments& arguments, std::ostream& err) {
 void add_mount_command(CLI::App& app, const Streams& streams, Action& chosen) {
   const auto arguments = std::make_shared<MountArguments>();
   auto* command = app.add_subcommand("mount", "Mount a COW and its backing as one image");
-  command->add_option("COW", arguments->image,
-                      "COW, or COW,BACKING if the backing is not where the COW says")
+  command
+      ->add_option("COW", arguments->image,
+                   "COW, or COW,BACKING if the backing is not where the COW says")
       ->required();
-  command->add_option("MOUNTPOINT", arguments->mount_point,
-                      "A file, which becomes the image, or a directory, which gets it as \"disk\"")
+  command
+      ->add_option("MOUNTPOINT", arguments->mount_point,
+                   "A file, which becomes the image, or a directory, which gets it as \"disk\"")
       ->required();
-  command->add_option("-o", arguments->options,
-                      "ro, allow_other, cache=window[:SIZE]|none|kernel (default window:16M), "
-                      "commit=SECONDS (default 5), threads=N")
+  command
+      ->add_option("-o", arguments->options,
+                   "ro, allow_other, cache=window[:SIZE]|none|kernel (default window:16M), "
+                   "commit=SECONDS (default 5), threads=N")
       ->type_name("OPTIONS")
-      ->take_all();
+      ->allow_extra_args(false);
   command->add_flag("--foreground,-f", arguments->foreground, "Stay in the foreground");
   command->add_flag("--from-mount", arguments->from_mount)->group("");
   command->callback([&chosen, &streams, arguments] {

@@ -49,10 +49,10 @@ fuse::CachePolicy parse_cache(std::string_view option, std::string_view value) {
 }
 
 bool is_generic(std::string_view option) {
-  static constexpr std::array names{"rw",       "defaults", "auto",  "noauto", "dev",   "nodev",
-                                    "suid",     "nosuid",   "exec",  "noexec", "user",  "nouser",
-                                    "users",    "owner",    "group", "nofail", "async", "atime",
-                                    "noatime",  "relatime", "diratime", "nodiratime", "_netdev"};
+  static constexpr std::array names{
+      "rw",    "defaults", "auto",    "noauto",   "dev",      "nodev",      "suid",   "nosuid",
+      "exec",  "noexec",   "user",    "nouser",   "users",    "owner",      "group",  "nofail",
+      "async", "atime",    "noatime", "relatime", "diratime", "nodiratime", "_netdev"};
   return option.substr(0, 2) == "x-" || option.substr(0, 8) == "comment=" ||
          std::ranges::find(names, option) != names.end();
 }
@@ -82,15 +82,19 @@ void apply(std::string_view option, GenericOptions generic, ImageMountOptions& o
 }  // namespace
 
 std::uint64_t parse_size(const std::string& text) {
-  std::string number = text;
   std::uint64_t bytes = 0;
-  const bool plausible = !text.empty() && text.front() >= '0' && text.front() <= '9';
-  // K, M, G are powers of 1024 here, as in all tools for disk images.
-  if (!plausible || !CLI::AsSizeValue(false)(number).empty() ||
-      !CLI::detail::lexical_cast(number, bytes)) {
-    throw UsageError(fmt::format("{}: is no size; write it as 4096, 64K, 16M or 1G", text));
+  std::string number = text;
+  try {
+    // K, M, G are powers of 1024 here, as in all tools for disk images.
+    const auto problem = CLI::AsSizeValue(false)(number);
+    const bool begins_with_digit = !text.empty() && text.front() >= '0' && text.front() <= '9';
+    if (begins_with_digit && problem.empty() && CLI::detail::lexical_cast(number, bytes)) {
+      return bytes;
+    }
+  } catch (const CLI::ValidationError&) {
+    // A unit that it does not know.
   }
-  return bytes;
+  throw UsageError(fmt::format("{}: is no size; write it as 4096, 64K, 16M or 1G", text));
 }
 
 ImageMountOptions parse_mount_options(const std::vector<std::string>& lists,

@@ -61,8 +61,7 @@ class Daemon {
  public:
   /// Finds it and asks it to put everything on disk. A daemon that is dead already is no error.
   explicit Daemon(const Mounted& mounted) {
-    const auto file =
-        fs::is_directory(mounted.target) ? mounted.target / "disk" : mounted.target;
+    const auto file = fs::is_directory(mounted.target) ? mounted.target / "disk" : mounted.target;
     const core::FileDescriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
     if (!fd) return;
     fuse::DaemonStatus status{};
@@ -121,9 +120,8 @@ void add_umount_command(CLI::App& app, const Streams& /*streams*/, Action& chose
   auto* command = app.add_subcommand(
       "umount", "Unmount; returns when everything is on disk and the daemon is gone");
   command->add_option("MOUNTPOINT", *mount_point, "Where the image is mounted")->required();
-  command->callback([&chosen, mount_point] {
-    chosen = [mount_point] { return umount(*mount_point); };
-  });
+  command->callback(
+      [&chosen, mount_point] { chosen = [mount_point] { return umount(*mount_point); }; });
 }
 
 }  // namespace cowfs::cli

@@ -148,14 +148,15 @@ CowHeader parse_header(std::span<const std::byte> bytes, const std::string& file
     throw DamagedCow(file, "is cut short inside its header", "restore the COW from a copy");
   }
   if (header.format == HeaderFormat::v1 && big) {
-    throw DamagedCow(file, "is a V1 COW of a big-endian machine", "no UML on this machine reads it");
+    throw DamagedCow(file, "is a V1 COW of a big-endian machine",
+                     "no UML on this machine reads it");
   }
   const auto order = number_order(header.format, header.magic_order);
   header.backing_mtime = load<std::uint32_t>(bytes, at.mtime, order);
   header.backing_size = load<std::uint64_t>(bytes, at.size, order);
   header.sector_size = load<std::uint32_t>(bytes, at.sector_size, order);
-  header.alignment = at.alignment == absent ? header.sector_size
-                                            : load<std::uint32_t>(bytes, at.alignment, order);
+  header.alignment =
+      at.alignment == absent ? header.sector_size : load<std::uint32_t>(bytes, at.alignment, order);
   header.cow_format =
       at.cow_format == absent ? 0 : load<std::uint32_t>(bytes, at.cow_format, order);
   check_values(header, file);

@@ -10,9 +10,9 @@
 //
 // A power loss before 3 leaves the old bitmap: the new data lies in sectors that nothing points at.
 // Between 3 and 4 some of the words are on disk, whole sectors of them; each bit in them points at
-// data that 2 has put there. A bit that is set while the flush runs is not in the words of 1, so its
-// data need not be covered by 2; it waits for the next flush. Where no bit is pending (sectors that
-// were in the COW before), 2 alone is the flush.
+// data that 2 has put there. A bit that is set while the flush runs is not in the words of 1, so
+// its data need not be covered by 2; it waits for the next flush. Where no bit is pending (sectors
+// that were in the COW before), 2 alone is the flush.
 //
 // Sectors that are in the COW already are overwritten in place: a power loss leaves the old or the
 // new content of each.
@@ -78,10 +78,9 @@ void CowImage::read_cow(std::uint64_t offset, std::span<std::byte> into) const {
 }
 
 void CowImage::read_backing(std::uint64_t offset, std::span<std::byte> into) const {
-  const auto present =
-      offset >= layout_.backing_size
-          ? 0
-          : std::min<std::uint64_t>(into.size(), layout_.backing_size - offset);
+  const auto present = offset >= layout_.backing_size
+                           ? 0
+                           : std::min<std::uint64_t>(into.size(), layout_.backing_size - offset);
   if (present > 0 && backing_->read(offset, into.first(present)) < present) {
     throw_error(EIO, backing_->name() + ": shorter than when it was opened");
   }
@@ -186,6 +185,7 @@ void CowImage::write(std::uint64_t offset, std::span<const std::byte> from) {
   }
   {
     const RangeLocks::Shared lock(locks_, offset, from.size());
+    prepare(offset, end);
     if (!needs_fill(offset) && !needs_fill(end)) {
       write_data(offset, from);
       mark_in_cow(offset, end);
@@ -225,6 +225,11 @@ void CowImage::write_data(std::uint64_t offset, std::span<const std::byte> from)
   auto known = cow_end_.load(std::memory_order_relaxed);
   while (known < end && !cow_end_.compare_exchange_weak(known, end, std::memory_order_release)) {
   }
+}
+
+void CowImage::prepare(std::uint64_t begin, std::uint64_t end) {
+  const auto first = begin / sector_bytes;
+  map_.prepare(first, (end - 1) / sector_bytes + 1 - first);
 }
 
 void CowImage::mark_in_cow(std::uint64_t begin, std::uint64_t end) {
@@ -275,6 +280,7 @@ void CowImage::zero_sectors(std::uint64_t begin, std::uint64_t end) {
 }
 
 void CowImage::punch(std::uint64_t begin, std::uint64_t end) {
+  prepare(begin, end);
   cow_->punch(layout_.data_offset + begin, end - begin);
   mark_in_cow(begin, end);
 }
@@ -315,9 +321,7 @@ void CowImage::flush_once() {
 class CowImage::ExtentFinder {
  public:
   explicit ExtentFinder(const CowImage& image)
-      : image_(image),
-        cow_(*image.cow_, image.layout_.data_offset),
-        backing_(*image.backing_, 0) {}
+      : image_(image), cow_(*image.cow_, image.layout_.data_offset), backing_(*image.backing_, 0) {}
 
   Extent at(std::uint64_t offset, std::uint64_t end) {
     const auto run = image_.run_at(offset, end);

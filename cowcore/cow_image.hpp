@@ -69,8 +69,8 @@ class CowImage {
 
   void write(std::uint64_t offset, std::span<const std::byte> from);
 
-  /// Makes the range read as zeros, and gives back the space that it takes in the COW. What reads as
-  /// zeros from a hole of the backing is left alone. Serves discard as well as write-zeroes.
+  /// Makes the range read as zeros, and gives back the space that it takes in the COW. What reads
+  /// as zeros from a hole of the backing is left alone. Serves discard as well as write-zeroes.
   void zero(std::uint64_t offset, std::uint64_t length);
 
   /// Takes space in the COW, so that writes into the range will not meet a full disk.
@@ -81,9 +81,7 @@ class CowImage {
   void flush();
 
   /// Whether something was written since the last flush began.
-  [[nodiscard]] bool has_unflushed() const {
-    return unflushed_.load(std::memory_order_relaxed);
-  }
+  [[nodiscard]] bool has_unflushed() const { return unflushed_.load(std::memory_order_relaxed); }
 
   /// The piece at `offset`, at most `limit` bytes long (both inside the image, limit at least 1).
   /// Two pieces in a row may have the same source.
@@ -108,6 +106,7 @@ class CowImage {
   [[nodiscard]] bool needs_fill(std::uint64_t offset) const;
   void write_filled(std::uint64_t offset, std::span<const std::byte> from);
   void write_data(std::uint64_t offset, std::span<const std::byte> from);
+  void prepare(std::uint64_t begin, std::uint64_t end);
   void mark_in_cow(std::uint64_t begin, std::uint64_t end);
   void zero_sectors(std::uint64_t begin, std::uint64_t end);
   void punch(std::uint64_t begin, std::uint64_t end);

@@ -1,6 +1,5 @@
 #include "cowcore/cow_info.hpp"
 
-#include "cowcore/errors.hpp"
 #include "cowcore/lock_holder.hpp"
 #include "cowcore/open_cow.hpp"
 #include "cowcore/posix_storage.hpp"
@@ -32,12 +31,8 @@ CowInfo inspect_cow(const boost::filesystem::path& cow) {
   info.layout = found.layout;
   info.backing = resolve_stored(found.header.backing_path);
   look_at_backing(info);
-  try {
-    file->lock(LockKind::shared);
-  } catch (const Busy&) {
-    info.in_use = true;
-    info.user = lock_holder(file->descriptor());
-  }
+  info.in_use = is_locked_for_writing(file->descriptor());
+  if (info.in_use) info.user = lock_holder(file->descriptor());
   info.sectors_in_cow = SectorMap(*file, found.layout).count();
   const auto status = file->status();
   info.file_size = status.size;

@@ -11,8 +11,8 @@ namespace cowfs::core {
 
 /// Offsets and lengths are bytes of the COW file unless said otherwise.
 ///
-/// Bit i of the bitmap is byte i/8, mask 1 << (i % 8). Set: sector i is in the COW, at data_offset +
-/// 512 * i. Clear: it is in the backing, at 512 * i.
+/// Bit i of the bitmap is byte i/8, mask 1 << (i % 8). Set: sector i is in the COW, at data_offset
+/// + 512 * i. Clear: it is in the backing, at 512 * i.
 struct CowLayout {
   std::uint64_t header_length = 0;
   std::uint64_t bitmap_offset = 0;
@@ -22,8 +22,8 @@ struct CowLayout {
   std::uint64_t merged_size = 0;   ///< bytes of the merged image: whole sectors
   SectorCount sectors = 0;         ///< of the merged image
 
-  /// Sectors that have a bit. V1 and V2 round their bitmap's length down, so that up to 7 sectors at
-  /// the end have none: those always read from the backing, and can't be written.
+  /// Sectors that have a bit. V1 and V2 round their bitmap's length down, so that up to 7 sectors
+  /// at the end have none: those always read from the backing, and can't be written.
   SectorCount sectors_with_bit = 0;
 
   [[nodiscard]] bool every_sector_has_bit() const { return sectors_with_bit == sectors; }

@@ -7,8 +7,10 @@
 
 #include <boost/filesystem.hpp>
 #include <boost/filesystem/fstream.hpp>
+#include <cerrno>
 #include <charconv>
 #include <optional>
+#include <system_error>
 
 namespace cowfs::core {
 namespace {
@@ -70,6 +72,16 @@ std::string lock_holder(int fd) {
     if (pid && *pid != ::getpid() && holds_lock_on(entry->path(), file)) return describe(*pid);
   }
   return {};
+}
+
+bool is_locked_for_writing(int fd) {
+  struct flock wanted {};
+  wanted.l_type = F_RDLCK;
+  wanted.l_whence = SEEK_SET;
+  if (::fcntl(fd, F_OFD_GETLK, &wanted) != 0) {
+    throw std::system_error(errno, std::generic_category(), "cannot look at the locks of a file");
+  }
+  return wanted.l_type != F_UNLCK;
 }
 
 }  // namespace cowfs::core

@@ -1,4 +1,4 @@
-// Who holds the lock on a file.
+// Who holds a lock on a file.
 #pragma once
 
 #include <string>
@@ -6,8 +6,12 @@
 namespace cowfs::core {
 
 /// Names the process that holds a lock on the open file `fd` which keeps us from an exclusive one,
-/// as "linux.uml (pid 123)"; empty if the system does not tell (the process belongs to another user,
-/// or lives in another PID namespace).
+/// as "linux.uml (pid 123)"; empty if the system does not tell (the process belongs to another
+/// user, or lives in another PID namespace).
 std::string lock_holder(int fd);
+
+/// Whether somebody else holds an exclusive lock on the open file `fd`. Takes none itself, so it is
+/// in nobody's way. Throws std::system_error.
+bool is_locked_for_writing(int fd);
 
 }  // namespace cowfs::core

@@ -33,6 +33,7 @@ MappedWindows::Pin MappedWindows::acquire(std::uint64_t offset) {
   chosen->pins.fetch_add(1, std::memory_order_relaxed);
   Pin pin;
   pin.slot_ = chosen;
+  pin.file_ = this;
   pin.data_ = chosen->mapping.data();
   pin.begin_ = window * window_bytes;
   return pin;

@@ -29,9 +29,13 @@ class MappedWindows {
    public:
     Pin() = default;
     Pin(Pin&& other) noexcept
-        : slot_(std::exchange(other.slot_, nullptr)), data_(other.data_), begin_(other.begin_) {}
+        : slot_(std::exchange(other.slot_, nullptr)),
+          file_(other.file_),
+          data_(other.data_),
+          begin_(other.begin_) {}
     Pin& operator=(Pin&& other) noexcept {
       std::swap(slot_, other.slot_);
+      std::swap(file_, other.file_);
       std::swap(data_, other.data_);
       std::swap(begin_, other.begin_);
       return *this;
@@ -40,8 +44,9 @@ class MappedWindows {
     void reset();
 
     explicit operator bool() const { return slot_ != nullptr; }
-    [[nodiscard]] bool covers(std::uint64_t offset) const {
-      return slot_ != nullptr && offset - begin_ < window_bytes;
+    /// Whether it pins the window of `file` that holds `offset`.
+    [[nodiscard]] bool covers(const MappedWindows& file, std::uint64_t offset) const {
+      return slot_ != nullptr && file_ == &file && offset - begin_ < window_bytes;
     }
     /// The bytes from file offset `offset` to the end of the window.
     [[nodiscard]] std::pair<const std::byte*, std::uint64_t> from(std::uint64_t offset) const {
@@ -51,6 +56,7 @@ class MappedWindows {
    private:
     friend class MappedWindows;
     Slot* slot_ = nullptr;
+    const MappedWindows* file_ = nullptr;
     const std::byte* data_ = nullptr;
     std::uint64_t begin_ = 0;
   };

@@ -9,8 +9,8 @@ namespace cowfs::core {
 /// Owns a read-only shared mapping of a file.
 ///
 /// The memory is for handing to the kernel (writev and the like), which answers EFAULT for a page
-/// that can't be had: a truncated file, a disk error. A program that touches such a page itself gets
-/// SIGBUS; so don't.
+/// that can't be had: a truncated file, a disk error. A program that touches such a page itself
+/// gets SIGBUS; so don't.
 class Mapping {
  public:
   Mapping() = default;

@@ -102,10 +102,10 @@ CowDescription describe_cow(const Storage& cow) {
   const auto bitmap_end = found.layout.bitmap_offset + found.layout.bitmap_length;
   const auto size = cow.status().size;
   if (size < bitmap_end) {
-    throw DamagedCow(cow.name(),
-                     fmt::format("is cut short inside its bitmap ({} of {} bytes)", size,
-                                 bitmap_end),
-                     "restore the COW from a copy");
+    throw DamagedCow(
+        cow.name(),
+        fmt::format("is cut short inside its bitmap ({} of {} bytes)", size, bitmap_end),
+        "restore the COW from a copy");
   }
   return found;
 }

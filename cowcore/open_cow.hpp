@@ -37,9 +37,9 @@ struct OpenedCow {
 /// exclusive lock, a shared one if it is opened read-only; on the backing a shared one. The locks
 /// conflict with those of UML in both directions.
 ///
-/// With `backing` given, that is used instead of the path in the header. It has to match; then a COW
-/// opened for writing is made to name it, in its own layout.
-/// A COW that may not be written is opened read-only.
+/// With `backing` given, that is used instead of the path in the header. It has to match; then a
+/// COW opened for writing is made to name it, in its own layout. A COW that may not be written is
+/// opened read-only.
 ///
 /// Throws Busy, DamagedCow, BackingMismatch, Error (a V1 or V2 COW with sectors that have no bit,
 /// for writing) and std::system_error.

@@ -45,15 +45,15 @@ Mapping::~Mapping() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), length_);
 }
 
-std::unique_ptr<PosixStorage> PosixStorage::open(const boost::filesystem::path& path,
-                                                 Access access, FileKinds kinds) {
+std::unique_ptr<PosixStorage> PosixStorage::open(const boost::filesystem::path& path, Access access,
+                                                 FileKinds kinds) {
   // O_PATH looks without touching: opening a FIFO would wait, opening a tape would rewind it.
   const FileDescriptor handle(::open(path.c_str(), O_PATH | O_CLOEXEC));
   if (!handle) throw_errno(errno, path.string(), "cannot open");
   struct stat found {};
   if (::fstat(handle.get(), &found) != 0) throw_errno(errno, path.string(), "cannot stat");
-  const bool accepted = S_ISREG(found.st_mode) ||
-                        (kinds == FileKinds::regular_or_block && S_ISBLK(found.st_mode));
+  const bool accepted =
+      S_ISREG(found.st_mode) || (kinds == FileKinds::regular_or_block && S_ISBLK(found.st_mode));
   if (!accepted) {
     throw Error(path.string(), fmt::format("is {}", kind_name(found.st_mode)),
                 kinds == FileKinds::regular ? "give a regular file"

@@ -49,20 +49,28 @@ void ReadView::add_zeros(std::size_t length) {
   }
 }
 
+/// The pin of the window that holds `offset`: one that is there already, or a new one.
+const MappedWindows::Pin* ReadView::pin(MappedWindows& file, std::uint64_t offset) {
+  for (const auto& pin : pins_) {
+    if (pin.covers(file, offset)) return &pin;
+  }
+  auto pin = file.acquire(offset);
+  return pin ? &pins_.emplace_back(std::move(pin)) : nullptr;
+}
+
 bool ReadView::add_mapped(MappedWindows& file, std::uint64_t offset, std::size_t length) {
   const auto pieces_before = pieces_.size();
   const auto length_before = pieces_.empty() ? 0 : pieces_.back().iov_len;
   while (length > 0) {
-    auto pin = file.acquire(offset);
-    if (!pin) {
+    const auto* window = pin(file, offset);
+    if (window == nullptr) {
       pieces_.resize(pieces_before);
       if (pieces_before > 0) pieces_.back().iov_len = length_before;
       return false;
     }
-    const auto [data, available] = pin.from(offset);
+    const auto [data, available] = window->from(offset);
     const auto piece = std::min<std::uint64_t>(length, available);
     add_memory(data, piece);
-    pins_.push_back(std::move(pin));
     offset += piece;
     length -= piece;
   }

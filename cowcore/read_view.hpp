@@ -35,7 +35,9 @@ class ReadView {
 
   void add_memory(const std::byte* data, std::size_t length);
   void add_zeros(std::size_t length);
-  /// Adds the file's bytes from its mapped windows; false, with nothing added, if they can't be had.
+  const MappedWindows::Pin* pin(MappedWindows& file, std::uint64_t offset);
+  /// Adds the file's bytes from its mapped windows; false, with nothing added, if they can't be
+  /// had.
   bool add_mapped(MappedWindows& file, std::uint64_t offset, std::size_t length);
   /// Room for bytes that have to be copied; the caller fills it before the next call.
   std::span<std::byte> add_scratch(std::size_t length);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <system_error>
 
 namespace cowfs::core {
 namespace {
@@ -54,6 +55,7 @@ SectorMap::SectorMap(Storage& cow, const CowLayout& layout)
       words_(chunks_ * chunk_words),
       pending_(chunks_ * chunk_words),
       loaded_(chunks_),
+      reserved_(chunks_),
       dirty_chunks_((chunks_ + 63) / 64) {}
 
 /// The bits of a word that stand for sectors; the others may hold anything in the file.
@@ -73,7 +75,8 @@ void SectorMap::load(std::size_t chunk) const {
   std::array<Word, chunk_words> buffer{};
   const auto offset = chunk * chunk_bytes;
   const auto length = std::min<std::uint64_t>(chunk_bytes, layout_.bitmap_length - offset);
-  cow_.read(layout_.bitmap_offset + offset, std::as_writable_bytes(std::span(buffer)).first(length));
+  cow_.read(layout_.bitmap_offset + offset,
+            std::as_writable_bytes(std::span(buffer)).first(length));
   for (std::size_t i = 0; i < chunk_words; ++i) {
     const auto word = swap_if_big(buffer[i]) & valid_bits(chunk * chunk_words + i);
     // Writing a zero would cost the page that the array does not have yet.
@@ -163,28 +166,62 @@ void SectorMap::mark_dirty(std::size_t chunk) {
   any_dirty_.store(true, std::memory_order_release);
 }
 
+/// Calls function(index of a word, mask of its bits in the range) for each word of the range.
+template <typename Function>
+void SectorMap::for_each_word(SectorNumber first, SectorNumber end, Function&& function) {
+  while (first < end) {
+    const auto bit = static_cast<unsigned>(first % word_sectors);
+    const auto span = std::min<SectorCount>(end - first, word_sectors - bit);
+    function(first / word_sectors, mask_of(bit, span));
+    first += span;
+  }
+}
+
+void SectorMap::prepare(SectorNumber first, SectorCount count) {
+  const auto last = (first + count - 1) / chunk_sectors;
+  for (auto chunk = first / chunk_sectors; chunk <= last; ++chunk) {
+    ensure_loaded(chunk);
+    if (reserved_[chunk].load(std::memory_order_relaxed) == 0) reserve(chunk);
+  }
+}
+
+void SectorMap::reserve(std::size_t chunk) {
+  const auto offset = chunk * chunk_bytes;
+  const auto length = std::min<std::uint64_t>(chunk_bytes, layout_.bitmap_length - offset);
+  try {
+    cow_.reserve(layout_.bitmap_offset + offset, length);
+  } catch (const std::system_error& error) {
+    // A file system that can't reserve has to do without.
+    if (error.code() != std::errc::operation_not_supported) throw;
+  }
+  reserved_[chunk].store(1, std::memory_order_relaxed);
+}
+
 void SectorMap::set(SectorNumber first, SectorCount count) {
   const auto end = first + count;
   while (first < end) {
     const auto chunk = first / chunk_sectors;
     const auto chunk_end = std::min(end, (chunk + 1) * chunk_sectors);
-    ensure_loaded(chunk);
-    bool changed = false;
-    while (first < chunk_end) {
-      const auto index = first / word_sectors;
-      const auto bit = static_cast<unsigned>(first % word_sectors);
-      const auto span = std::min<SectorCount>(chunk_end - first, word_sectors - bit);
-      const auto missing = mask_of(bit, span) & ~words_[index].load(std::memory_order_acquire);
-      if (missing != 0) {
-        // Pending before visible: a flush that sees the bit then also sees that it is pending.
-        pending_[index].fetch_or(missing, std::memory_order_release);
-        words_[index].fetch_or(missing, std::memory_order_release);
-        changed = true;
-      }
-      first += span;
-    }
-    if (changed) mark_dirty(chunk);
+    set_in_chunk(chunk, first, chunk_end);
+    first = chunk_end;
   }
+}
+
+/// Whoever finds a bit set may rely on it and flush at once, and that flush must find it: so first
+/// pending, then dirty, then visible.
+void SectorMap::set_in_chunk(std::size_t chunk, SectorNumber first, SectorNumber end) {
+  bool changed = false;
+  for_each_word(first, end, [&](std::size_t index, Word mask) {
+    const auto missing = mask & ~words_[index].load(std::memory_order_acquire);
+    if (missing == 0) return;
+    pending_[index].fetch_or(missing, std::memory_order_release);
+    changed = true;
+  });
+  if (!changed) return;
+  mark_dirty(chunk);
+  for_each_word(first, end, [&](std::size_t index, Word mask) {
+    words_[index].fetch_or(mask, std::memory_order_release);
+  });
 }
 
 void SectorMap::take_pending(PendingWords& into) {
@@ -213,8 +250,12 @@ void SectorMap::take_chunk(std::size_t chunk, PendingWords& into) {
   into.stretches.push_back({first, last - first, into.values.size()});
   for (auto i = first; i < last; ++i) {
     const auto pending = pending_[i].load(std::memory_order_acquire);
+    // Made visible here if its setter has not come so far yet: once settled, a bit is in no later
+    // picture of its word but through words_.
+    const auto visible = pending == 0 ? words_[i].load(std::memory_order_acquire)
+                                      : words_[i].fetch_or(pending, std::memory_order_acq_rel);
     into.pending.push_back(pending);
-    into.values.push_back(pending | words_[i].load(std::memory_order_acquire));
+    into.values.push_back(pending | visible);
   }
 }
 

@@ -1,8 +1,8 @@
 // Which sectors are in the COW.
 //
-// The bitmap is read from the file in chunks, when first asked for; a chunk that was never asked for
-// costs neither time nor memory. Bits are only ever set. A bit that was set in memory is *pending*
-// until a flush has put it on disk; the order of a flush is in cow_image.cpp.
+// The bitmap is read from the file in chunks, when first asked for; a chunk that was never asked
+// for costs neither time nor memory. Bits are only ever set. A bit that was set in memory is
+// *pending* until a flush has put it on disk; the order of a flush is in cow_image.cpp.
 #pragma once
 
 #include <array>
@@ -56,7 +56,13 @@ class SectorMap {
   /// How many sectors are in the COW. Reads all of the bitmap that is not a hole.
   [[nodiscard]] SectorCount count() const;
 
-  /// Marks sectors as in the COW. Their data must have been written before. All must have a bit.
+  /// Sees to it that set() and the flush after it have all they need for these sectors: the chunks
+  /// of the bitmap in memory, and room for them on disk, so that a full disk is an error of the
+  /// write and not of the flush.
+  void prepare(SectorNumber first, SectorCount count);
+
+  /// Marks sectors as in the COW. They must have been prepared, and their data written. All must
+  /// have a bit. Does not fail.
   void set(SectorNumber first, SectorCount count);
 
   /// Takes a picture of all words with pending bits. A bit set after this call is not in it.
@@ -82,7 +88,11 @@ class SectorMap {
   [[nodiscard]] SectorNumber find_set(SectorNumber from, SectorNumber end) const;
   [[nodiscard]] SectorNumber find_clear(SectorNumber from, SectorNumber end) const;
   [[nodiscard]] SectorNumber scan_chunk(SectorNumber from, SectorNumber end, Word invert) const;
+  template <typename Function>
+  static void for_each_word(SectorNumber first, SectorNumber end, Function&& function);
+  void set_in_chunk(std::size_t chunk, SectorNumber first, SectorNumber end);
   void take_chunk(std::size_t chunk, PendingWords& into);
+  void reserve(std::size_t chunk);
   void mark_dirty(std::size_t chunk);
 
   /// Remembers how far a hole of the bitmap reaches, so that one question serves many chunks.
@@ -94,7 +104,8 @@ class SectorMap {
   mutable ZeroedArray<std::atomic<Word>> words_;
   ZeroedArray<std::atomic<Word>> pending_;
   mutable ZeroedArray<std::atomic<std::uint8_t>> loaded_;
-  ZeroedArray<std::atomic<Word>> dirty_chunks_;  // a bit each
+  ZeroedArray<std::atomic<std::uint8_t>> reserved_;  // chunks with room on disk
+  ZeroedArray<std::atomic<Word>> dirty_chunks_;      // a bit each
   std::atomic<bool> any_dirty_ = false;
   mutable std::array<std::mutex, 16> load_mutex_;  // one of them guards the loading of a chunk
 };

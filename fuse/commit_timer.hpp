@@ -11,7 +11,8 @@
 
 namespace cowfs::fuse {
 
-/// Flushes `image` every `interval` while this object lives. A failure is logged, once: it is final.
+/// Flushes `image` every `interval` while this object lives. A failure is logged, once: it is
+/// final.
 class CommitTimer {
  public:
   CommitTimer(core::CowImage& image, std::chrono::seconds interval, Log& log);

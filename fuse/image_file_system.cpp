@@ -32,8 +32,8 @@ constexpr double entry_seconds = 86400.0;
 /// The longest read: max_pages (256) pages.
 constexpr std::size_t longest_read = std::size_t{1} << 20;
 
-// In newer <linux/fuse.h> than Debian 12's: bit 36 of the INIT flags. A file that is open for direct
-// I/O may be mapped shared.
+// In newer <linux/fuse.h> than Debian 12's: bit 36 of the INIT flags. A file that is open for
+// direct I/O may be mapped shared.
 constexpr std::uint32_t direct_io_allow_mmap = std::uint32_t{1} << (36 - 32);
 
 template <typename Message>
@@ -88,9 +88,10 @@ void ImageFileSystem::report_unreadable(std::uint64_t offset, std::size_t length
                        std::chrono::steady_clock::now().time_since_epoch())
                        .count();
   if (last_report_.exchange(now) == now) return;  // one line a second is enough
-  log_.error(fmt::format("{}: {} bytes at {} can't be read (truncated or damaged backing or COW?); "
-                         "the reader got an I/O error",
-                         image_.backing().name(), length, offset));
+  log_.error(
+      fmt::format("{}: {} bytes at {} can't be read (truncated or damaged backing or COW?); "
+                  "the reader got an I/O error",
+                  image_.backing().name(), length, offset));
 }
 
 /// Answers open, read and write. One a thread.
@@ -121,8 +122,7 @@ class ImageFileSystem::Handler final : public RequestHandler {
       device_.reply_error(unique, EROFS);
       return true;
     }
-    const bool direct =
-        owner_.cache_.mode == CachePolicy::Mode::none || (in.flags & O_DIRECT) != 0;
+    const bool direct = owner_.cache_.mode == CachePolicy::Mode::none || (in.flags & O_DIRECT) != 0;
     const auto handle = direct ? Handle::direct : Handle::cached;
     fuse_open_out out{};
     out.fh = static_cast<std::uint64_t>(handle);
@@ -315,8 +315,8 @@ struct ImageFileSystem::Operations {
     const auto handle = static_cast<Handle>(file->fh);
     if (is_disk(req, node)) {
       if (const int error = errno_of([&] { fs.note_closed(handle); })) {
-        fs.log_.error(fmt::format("{}: cannot flush at the last close: {}",
-                                  fs.image_.cow().name(), std::strerror(error)));
+        fs.log_.error(fmt::format("{}: cannot flush at the last close: {}", fs.image_.cow().name(),
+                                  std::strerror(error)));
       }
     }
     fuse_reply_err(req, 0);
@@ -338,8 +338,8 @@ struct ImageFileSystem::Operations {
   static int allocate(core::CowImage& image, int mode, off_t offset, off_t length) {
     const auto size = image.size();
     const auto begin = std::min(static_cast<std::uint64_t>(offset), size);
-    const auto end = std::min(static_cast<std::uint64_t>(offset) +
-                                  static_cast<std::uint64_t>(length), size);
+    const auto end =
+        std::min(static_cast<std::uint64_t>(offset) + static_cast<std::uint64_t>(length), size);
     const bool keeps_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
     const bool grows = end - begin < static_cast<std::uint64_t>(length);
     if (grows && !keeps_size) return ENOSPC;

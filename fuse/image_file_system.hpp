@@ -36,6 +36,9 @@ class ImageFileSystem final : public FileSystem {
   ImageFileSystem(core::CowImage& image, const Device& device, RootKind root,
                   const CachePolicy& cache, Log& log);
 
+  /// To be called before Session::stop on a mount that is in use.
+  void prepare_to_stop() { page_cache_.stop(); }
+
   [[nodiscard]] const fuse_lowlevel_ops& operations() const override;
   [[nodiscard]] std::unique_ptr<RequestHandler> new_handler(const Device& device) override;
   void negotiate(fuse_conn_info& connection) override;

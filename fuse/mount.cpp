@@ -19,8 +19,6 @@
 
 #include "cowcore/errors.hpp"
 
-extern char** environ;
-
 namespace cowfs::fuse {
 namespace {
 

@@ -39,9 +39,11 @@ PageCache::PageCache(const Device& device, std::uint64_t node, std::uint64_t win
       window_(window),
       thread_([this](const std::stop_token& stop) { work(stop); }) {}
 
-PageCache::~PageCache() {
+PageCache::~PageCache() { stop(); }
+
+void PageCache::stop() {
   thread_.request_stop();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void PageCache::note_cached(std::uint64_t offset, std::uint64_t length) {
@@ -62,9 +64,14 @@ void PageCache::note_cached(std::uint64_t offset, std::uint64_t length) {
 
 void PageCache::answer_direct_write(std::uint64_t unique, std::uint64_t offset,
                                     std::uint32_t length) {
-  const std::lock_guard guard(mutex_);
-  direct_writes_.push_back({unique, offset, length});
-  changed_.notify_one();
+  std::unique_lock lock(mutex_);
+  if (!stopped_) {
+    direct_writes_.push_back({unique, offset, length});
+    changed_.notify_one();
+    return;
+  }
+  lock.unlock();
+  device_.reply_with(unique, fuse_write_out{length, 0});
 }
 
 void PageCache::answer(std::vector<DirectWrite>& writes) {
@@ -96,8 +103,10 @@ void PageCache::work(const std::stop_token& stop) {
     }
     lock.lock();
   }
+  stopped_ = true;
+  writes.swap(direct_writes_);
   lock.unlock();
-  answer(direct_writes_);
+  answer(writes);
 }
 
 }  // namespace cowfs::fuse

@@ -35,6 +35,10 @@ class PageCache {
   /// The range has entered the kernel's cache.
   void note_cached(std::uint64_t offset, std::uint64_t length);
 
+  /// Ends the thread, after what it is about; nothing is dropped from then on. To be called before
+  /// the session stops serving a mount that is in use: the thread may be waiting for an answer.
+  void stop();
+
   /// Drops the range from the cache and then answers the write `unique`.
   void answer_direct_write(std::uint64_t unique, std::uint64_t offset, std::uint32_t length);
 
@@ -76,6 +80,7 @@ class PageCache {
   Queue ranges_;
   std::uint64_t cached_ = 0;  ///< bytes in `ranges_`
   std::vector<DirectWrite> direct_writes_;
+  bool stopped_ = false;
 
   std::jthread thread_;
 };

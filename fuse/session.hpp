@@ -45,8 +45,8 @@ class FileSystem {
   [[nodiscard]] virtual std::unique_ptr<RequestHandler> new_handler(const Device& device) = 0;
   /// Called with what kernel and library offer, to choose from.
   virtual void negotiate(fuse_conn_info& connection) = 0;
-  /// Flags of the INIT reply's upper half (bit 32 and up, FUSE_INIT_EXT) that libfuse does not know,
-  /// among those that the kernel `offered`.
+  /// Flags of the INIT reply's upper half (bit 32 and up, FUSE_INIT_EXT) that libfuse does not
+  /// know, among those that the kernel `offered`.
   [[nodiscard]] virtual std::uint32_t choose_flags2(std::uint32_t offered) const = 0;
 };
 

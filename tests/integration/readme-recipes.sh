@@ -1,0 +1,64 @@
+#!/bin/bash
+# Every recipe of the README runs as it is written, one after the other, and does what it says.
+. "$(dirname "$0")/../lib.sh"
+
+need_root
+need linux.uml debugfs setarch
+readme=$(realpath "$(dirname "$0")/../../README.md")
+guest=${UML_GUEST:?must name the directory that tests/interop/build-guest made}
+
+# A recipe that fails half-way leaves mounts.
+unmount_below() {
+    findmnt -rno TARGET | { grep "^$1/" || true; } | tac | while read -r target; do umount "$target"; done
+}
+at_exit unmount_below "$work"
+
+# The backing: a root file system whose first process leaves a mark and powers off.
+cat >"$work/init" <<'INIT'
+#!/bin/sh
+/bin/busybox date >/booted
+/bin/busybox sync
+/bin/busybox mount -t proc none /proc
+/bin/busybox mount -o remount,ro /
+/bin/busybox poweroff -f
+INIT
+cp "$guest/root.ext4" "$work/root.img"
+debugfs -w -f - "$work/root.img" >/dev/null 2>&1 <<COMMANDS
+write $work/init sbin/init
+set_inode_field sbin/init mode 0100755
+COMMANDS
+chmod 0444 "$work/root.img"
+checksum=$(sha256sum <"$work/root.img")
+
+# The real programs, with what they need on a test machine (tests/interop/README.md).
+mkdir "$work/bin"
+ln -s "$COWFS" "$work/bin/cowfs"
+cat >"$work/bin/linux.uml" <<WRAPPER
+#!/bin/bash
+exec env LD_PRELOAD=$guest/fp_regs_shim.so setarch -R $(type -P linux.uml) con=null con0=null,fd:1 uml_dir=$work "\$@" </dev/null
+WRAPPER
+chmod +x "$work/bin/linux.uml"
+
+awk -v dir="$work" '/^```sh$/ { inside = 1; n++; next } /^```$/ { inside = 0 }
+                    inside { print > (dir "/recipe-" n) }' "$readme"
+expect_equal "the README has five recipes" "$(ls "$work"/recipe-* | wc -l)" 5
+
+recipe() {
+    (cd "$work" && PATH=$work/bin:$PATH timeout 120 bash -euo pipefail "recipe-$1" >"output-$1" 2>&1) ||
+        { cat "$work/output-$1"; return 1; }
+}
+check "a guest" recipe 1
+expect_equal "the guest booted from the merged image, and changed it" \
+    "$("$COWFS" info --json "$work/guest1.cow" | jq '.sectors_in_cow > 0')" true
+check "a loop device" recipe 2
+check "a moved backing" recipe 3
+expect_equal "the COW names the new place" \
+    "$("$COWFS" info --json "$work/guest1.cow" | jq -r .backing.resolved)" "$work/images/root.img"
+before=$(sha256sum <"$work/guest1.cow")
+check "a read-only look" recipe 4
+expect_equal "it shows what the loop device wrote" "$(cat "$work/output-4")" hello
+expect_equal "the COW is unchanged by it" "$(sha256sum <"$work/guest1.cow")" "$before"
+check "unmounting" recipe 5
+check "the copy equals the COW" same_bytes "$work/guest1.cow" "$work/backup.cow"
+expect_equal "the backing is unchanged" "$(sha256sum <"$work/images/root.img")" "$checksum"
+expect_equal "nothing is left mounted" "$(findmnt -rno TARGET | grep -c "^$work/" || true)" 0
