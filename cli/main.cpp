@@ -1,7 +1,25 @@
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <iostream>
 
 #include "cli/command.hpp"
 
+namespace {
+
+/// A caller may have closed standard streams. The next file to be opened would take their place, and
+/// what is meant for a reader would be written into it.
+void replace_closed_streams() {
+  int fd = 0;
+  do {
+    fd = ::open("/dev/null", O_RDWR);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) ::close(fd);
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
+  replace_closed_streams();
   return cowfs::cli::run({argv, argv + argc}, {std::cout, std::cerr});
 }

@@ -44,7 +44,8 @@ std::pair<fs::path, std::optional<fs::path>> split_image(const std::string& imag
 }
 
 fuse::RootKind root_kind(const fs::path& mount_point) {
-  switch (fs::status(mount_point).type()) {
+  boost::system::error_code error;
+  switch (fs::status(mount_point, error).type()) {
     case fs::directory_file:
       return fuse::RootKind::directory;
     case fs::regular_file:
@@ -52,6 +53,11 @@ fuse::RootKind root_kind(const fs::path& mount_point) {
     case fs::file_not_found:
       throw core::Error(mount_point.string(), "there is no such file or directory to mount on",
                         "make an empty file or a directory first");
+    case fs::status_error:
+      throw core::Error(mount_point.string(), "cannot mount there: " + error.message(),
+                        error.value() == ENOTCONN
+                            ? "the daemon of an earlier mount has died: `cowfs umount` it first"
+                            : "give a file or a directory that can be reached");
     default:
       throw core::Error(mount_point.string(), "is neither a file nor a directory",
                         "give a regular file or a directory to mount on");

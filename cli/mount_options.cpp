@@ -40,7 +40,11 @@ fuse::CachePolicy parse_cache(std::string_view option, std::string_view value) {
   } else if (value == "kernel") {
     policy.mode = Mode::kernel;
   } else if (value.substr(0, 7) == "window:") {
-    policy.window = parse_size(std::string(value.substr(7)));
+    try {
+      policy.window = parse_size(std::string(value.substr(7)));
+    } catch (const UsageError& error) {
+      throw UsageError(fmt::format("-o {}: {}", option, error.what()));
+    }
     if (policy.window < smallest_window) refuse(option, "a window has at least 1M");
   } else if (value != "window") {
     refuse(option, "takes window, window:SIZE, none or kernel");
@@ -94,7 +98,7 @@ std::uint64_t parse_size(const std::string& text) {
   } catch (const CLI::ValidationError&) {
     // A unit that it does not know.
   }
-  throw UsageError(fmt::format("{}: is no size; write it as 4096, 64K, 16M or 1G", text));
+  throw UsageError(fmt::format("'{}' is no size; write it as 4096, 64K, 16M or 1G", text));
 }
 
 ImageMountOptions parse_mount_options(const std::vector<std::string>& lists,

@@ -36,8 +36,19 @@ struct Mounted {
   uid_t owner = 0;
 };
 
+/// The name in the kernel's table. A mount whose daemon is dead, or that belongs to another user,
+/// can't be looked at; then the last part of the name is taken as it is.
+fs::path resolve(const fs::path& mount_point) {
+  boost::system::error_code unusable;
+  const auto target = fs::canonical(mount_point, unusable);
+  if (!unusable) return target;
+  auto absolute = fs::absolute(mount_point);
+  absolute.remove_trailing_separator();
+  return fs::canonical(absolute.parent_path()) / absolute.filename();
+}
+
 Mounted find_mount(const fs::path& mount_point) {
-  const auto target = fs::canonical(mount_point);
+  const auto target = resolve(mount_point);
   const std::unique_ptr<libmnt_table, UnrefTable> table(
       mnt_new_table_from_file("/proc/self/mountinfo"));
   if (!table) throw std::system_error(errno, std::generic_category(), "/proc/self/mountinfo");
@@ -61,7 +72,9 @@ class Daemon {
  public:
   /// Finds it and asks it to put everything on disk. A daemon that is dead already is no error.
   explicit Daemon(const Mounted& mounted) {
-    const auto file = fs::is_directory(mounted.target) ? mounted.target / "disk" : mounted.target;
+    boost::system::error_code unusable;
+    const bool is_directory = fs::is_directory(mounted.target, unusable);
+    const auto file = is_directory ? mounted.target / "disk" : mounted.target;
     const core::FileDescriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
     if (!fd) return;
     fuse::DaemonStatus status{};
@@ -97,6 +110,10 @@ class Daemon {
 
 int umount(const std::string& mount_point) {
   const auto mounted = find_mount(mount_point);
+  if (::geteuid() != 0 && ::getuid() != mounted.owner) {
+    throw core::Error(mount_point, "was mounted by another user",
+                      "only that user and root may unmount it");
+  }
   const Daemon daemon(mounted);
   try {
     fuse::unmount(mounted.target, fuse::Detach::if_idle);

@@ -87,25 +87,36 @@ void CowImage::read_backing(std::uint64_t offset, std::span<std::byte> into) con
   std::ranges::fill(into.subspan(present), std::byte{});
 }
 
-/// Reads a range in which short runs alternate: both files in long pieces, put together in memory.
+/// Reads a piece of a page in which short runs alternate: both files whole, put together in memory.
+///
+/// What is where is asked once, before the files are read. A sector that enters the COW meanwhile is
+/// then read from the backing, as it was; asked later, it would be taken from a copy of the COW that
+/// is older than its data.
 void CowImage::read_mixed(std::uint64_t offset, std::span<std::byte> into) const {
-  std::array<std::byte, 65536> from_cow;
-  while (!into.empty()) {
-    const auto length = std::min(into.size(), from_cow.size());
-    const auto end = offset + length;
-    const auto piece = into.first(length);
-    auto run = run_at(offset, end);
-    const bool whole = (offset / sector_bytes + run.length) * sector_bytes >= end;
-    if (!(whole && run.in_cow)) read_backing(offset, piece);
-    if (!(whole && !run.in_cow)) read_cow(offset, std::span(from_cow).first(length));
-    for (auto at = offset; at < end;) {
-      run = run_at(at, end);
-      const auto run_end = std::min(end, (at / sector_bytes + run.length) * sector_bytes);
-      if (run.in_cow) std::memcpy(&piece[at - offset], &from_cow[at - offset], run_end - at);
-      at = run_end;
-    }
-    into = into.subspan(length);
-    offset = end;
+  struct Piece {
+    std::uint64_t begin;
+    std::uint64_t end;
+    bool in_cow;
+  };
+  std::array<Piece, shortest_piece / sector_bytes> pieces;
+  std::size_t count = 0;
+  const auto end = offset + into.size();
+  for (auto at = offset; at < end; at = pieces[count++].end) {
+    const auto run = run_at(at, end);
+    pieces[count] = {at, std::min(end, (at / sector_bytes + run.length) * sector_bytes),
+                     run.in_cow};
+  }
+  const auto present = std::span(pieces).first(count);
+  if (std::ranges::any_of(present, [](const Piece& piece) { return !piece.in_cow; })) {
+    read_backing(offset, into);
+  }
+  if (std::ranges::none_of(present, &Piece::in_cow)) return;
+  std::array<std::byte, shortest_piece> from_cow;
+  read_cow(offset, std::span(from_cow).first(into.size()));
+  for (const auto& piece : present) {
+    if (!piece.in_cow) continue;
+    std::memcpy(&into[piece.begin - offset], &from_cow[piece.begin - offset],
+                piece.end - piece.begin);
   }
 }
 

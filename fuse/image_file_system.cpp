@@ -13,8 +13,10 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <string_view>
 
+#include "cowcore/sector.hpp"
 #include "fuse/control.hpp"
 #include "fuse/errno_of.hpp"
 
@@ -28,6 +30,9 @@ constexpr std::string_view disk_name = "disk";
 /// The image never changes its size or its names, so the kernel may remember both.
 constexpr double attribute_seconds = 1.0;
 constexpr double entry_seconds = 86400.0;
+
+/// What programs take for the image's block size.
+constexpr std::uint64_t block = 4096;
 
 /// The longest read: max_pages (256) pages.
 constexpr std::size_t longest_read = std::size_t{1} << 20;
@@ -217,7 +222,7 @@ struct ImageFileSystem::Operations {
     attr.st_atim = cow.accessed;
     attr.st_mtim = cow.modified;
     attr.st_ctim = cow.modified;
-    attr.st_blksize = 4096;
+    attr.st_blksize = block;
     if (node == fs.disk_node_) {
       const auto permitted = fs.image_.read_only() ? 0444U : 0666U;
       attr.st_mode = S_IFREG | (cow.mode & permitted);
@@ -365,14 +370,32 @@ struct ImageFileSystem::Operations {
         fuse_reply_err(req, ENXIO);
         return;
       }
-      const auto found = whence == SEEK_DATA ? image.next_data(from) : image.next_hole(from);
+      const auto found = whence == SEEK_DATA ? next_data(image, from) : next_hole(image, from);
       found ? fuse_reply_lseek(req, static_cast<off_t>(*found)) : fuse_reply_err(req, ENXIO);
     });
   }
 
+  // Data and holes are shown in whole blocks, as every file system shows them: a block with one
+  // sector of data is data. QEMU, which takes them so when it uses O_DIRECT, else aborts.
+
+  static std::optional<std::uint64_t> next_data(const core::CowImage& image, std::uint64_t from) {
+    const auto data = image.next_data(core::round_down(from, block));
+    if (!data) return std::nullopt;
+    return std::max(from, core::round_down(*data, block));
+  }
+
+  static std::uint64_t next_hole(const core::CowImage& image, std::uint64_t from) {
+    auto hole = core::round_down(from, block);
+    while ((hole = core::round_up(image.next_hole(hole), block)) < image.size()) {
+      const auto data = image.next_data(hole);
+      if (!data || *data >= hole + block) return std::max(from, hole);
+      hole = *data;
+    }
+    return image.size();
+  }
+
   static void statfs(fuse_req_t req, fuse_ino_t /*node*/) {
     guarded(req, [&] {
-      constexpr std::uint64_t block = 4096;
       const auto space = self(req).image_.cow().space();
       struct statvfs found {};
       found.f_bsize = block;

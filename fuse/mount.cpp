@@ -5,10 +5,12 @@
 #include <fmt/format.h>
 #include <fuse_lowlevel.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdarg>
@@ -36,6 +38,36 @@ void keep_message(fuse_log_level /*level*/, const char* format, va_list argument
   message += line.data();
   while (!message.empty() && message.back() == '\n') message.pop_back();
 }
+
+/// Takes what this process and those that it starts write to stderr. fusermount3, which libfuse runs
+/// when a user is not root, gives its reasons there.
+class CaughtErrors {
+ public:
+  CaughtErrors()
+      : caught_(::memfd_create("errors", MFD_CLOEXEC)),
+        stderr_(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)) {
+    if (!caught_ || !stderr_ || ::dup2(caught_.get(), STDERR_FILENO) < 0) {
+      throw std::system_error(errno, std::generic_category(), "cannot redirect stderr");
+    }
+  }
+  CaughtErrors(const CaughtErrors&) = delete;
+  CaughtErrors& operator=(const CaughtErrors&) = delete;
+  ~CaughtErrors() { ::dup2(stderr_.get(), STDERR_FILENO); }
+
+  /// On one line.
+  [[nodiscard]] std::string text() const {
+    std::array<char, 1024> buffer{};
+    const auto count = ::pread(caught_.get(), buffer.data(), buffer.size(), 0);
+    std::string text(buffer.data(), count > 0 ? static_cast<std::size_t>(count) : 0);
+    while (!text.empty() && text.back() == '\n') text.pop_back();
+    std::ranges::replace(text, '\n', ' ');
+    return text;
+  }
+
+ private:
+  core::FileDescriptor caught_;
+  core::FileDescriptor stderr_;
+};
 
 struct DestroySession {
   void operator()(fuse_session* session) const { fuse_session_destroy(session); }
@@ -77,13 +109,18 @@ core::FileDescriptor mount(const MountOptions& options) {
   const fuse_lowlevel_ops no_operations{};
   const std::unique_ptr<fuse_session, DestroySession> session(
       fuse_session_new(&args, &no_operations, sizeof no_operations, nullptr));
-  const bool mounted =
-      session && fuse_session_mount(session.get(), options.mount_point.c_str()) == 0;
+  bool mounted = false;
+  std::string reason;
+  {
+    const CaughtErrors errors;
+    mounted = session && fuse_session_mount(session.get(), options.mount_point.c_str()) == 0;
+    reason = errors.text();
+  }
   fuse_opt_free_args(&args);
   fuse_set_log_func(nullptr);
   if (!mounted) {
-    throw core::Error(options.mount_point.string(), "cannot mount: " + library_message(),
-                      "give an existing directory or regular file that is not in use");
+    if (reason.empty()) reason = library_message();
+    throw core::Error(options.mount_point.string(), "cannot mount: " + reason);
   }
   core::FileDescriptor fd(::fcntl(fuse_session_fd(session.get()), F_DUPFD_CLOEXEC, 3));
   if (!fd) throw std::system_error(errno, std::generic_category(), "cannot keep /dev/fuse");
