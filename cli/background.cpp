@@ -15,7 +15,6 @@
 #include "cowcore/file_descriptor.hpp"
 
 namespace cowfs::cli {
-namespace {
 
 void let_go_of_terminal() {
   const core::FileDescriptor null(::open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -26,6 +25,8 @@ void let_go_of_terminal() {
     // It can't fail for a process that may read the root; then it only keeps a directory busy.
   }
 }
+
+namespace {
 
 [[noreturn]] void run_child(const std::function<int(const Ready&)>& body, int pipe) {
   // Whoever started us must not wait for descriptors that we happen to have inherited.

@@ -15,4 +15,7 @@ using Ready = std::function<void()>;
 /// Call it before there are threads; in the child it does not return.
 int run_in_background(const std::function<int(const Ready&)>& body, std::ostream& err);
 
+/// Makes the standard streams /dev/null, and the root the working directory.
+void let_go_of_terminal();
+
 }  // namespace cowfs::cli

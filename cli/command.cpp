@@ -69,6 +69,8 @@ int run(const std::vector<std::string>& arguments, const Streams& streams) {
   add_mount_command(app, streams, chosen);
   add_umount_command(app, streams, chosen);
   add_info_command(app, streams, chosen);
+  add_serve_command(app, streams, chosen);
+  add_check_command(app, streams, chosen);
   try {
     auto words = words_for_parser(arguments);
     std::reverse(words.begin(), words.end());  // CLI11 takes its vector from the back

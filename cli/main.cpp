@@ -7,8 +7,8 @@
 
 namespace {
 
-/// A caller may have closed standard streams. The next file to be opened would take their place, and
-/// what is meant for a reader would be written into it.
+/// A caller may have closed standard streams. The next file to be opened would take their place,
+/// and what is meant for a reader would be written into it.
 void replace_closed_streams() {
   int fd = 0;
   do {

@@ -1,27 +1,19 @@
 #include <fmt/format.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <boost/filesystem.hpp>
 #include <cerrno>
-#include <csignal>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <ostream>
-#include <thread>
 
 #include "cli/background.hpp"
 #include "cli/command.hpp"
 #include "cli/mount_options.hpp"
-#include "cli/signal_watcher.hpp"
-#include "cowcore/cow_image.hpp"
 #include "cowcore/errors.hpp"
 #include "cowcore/open_cow.hpp"
-#include "fuse/commit_timer.hpp"
 #include "fuse/mount.hpp"
+#include "fuse/supervisor.hpp"
 
 namespace cowfs::cli {
 namespace {
@@ -43,13 +35,13 @@ std::pair<fs::path, std::optional<fs::path>> split_image(const std::string& imag
   return {image.substr(0, comma), image.substr(comma + 1)};
 }
 
-fuse::RootKind root_kind(const fs::path& mount_point) {
+bool is_directory_mount(const fs::path& mount_point) {
   boost::system::error_code error;
   switch (fs::status(mount_point, error).type()) {
     case fs::directory_file:
-      return fuse::RootKind::directory;
+      return true;
     case fs::regular_file:
-      return fuse::RootKind::file;
+      return false;
     case fs::file_not_found:
       throw core::Error(mount_point.string(), "there is no such file or directory to mount on",
                         "make an empty file or a directory first");
@@ -64,110 +56,73 @@ fuse::RootKind root_kind(const fs::path& mount_point) {
   }
 }
 
-unsigned choose_threads(unsigned wanted) {
-  return wanted > 0 ? wanted : std::clamp(2 * std::thread::hardware_concurrency(), 4U, 16U);
-}
-
-/// A daemon that the kernel writes memory out through must not wait for memory to be written out.
-/// Threads inherit it. Returns what to warn of.
-std::string become_io_flusher() {
-  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0) return {};
-  return fmt::format("cannot become an I/O flusher ({}); going on without", std::strerror(errno));
-}
-
-/// One mount, from open to the last flush.
-class ImageMount {
- public:
-  ImageMount(const MountArguments& arguments, const ImageMountOptions& options,
-             fuse::SystemLog& log)
-      : log_(log),
-        options_(options),
-        mount_point_(fs::absolute(arguments.mount_point)),
-        root_(root_kind(mount_point_)),
-        foreground_(arguments.foreground) {
-    open(arguments.image);
-    mount_point_ = fs::canonical(mount_point_);
+/// What the worker is started with.
+std::vector<std::string> worker_command(const MountArguments& arguments, const fs::path& cow,
+                                        const std::string& backing, const fs::path& mount_point,
+                                        bool directory) {
+  // The path, not /proc/self/exe itself: a worker that takes over runs what is installed by then.
+  std::vector<std::string> command{fs::read_symlink("/proc/self/exe").string(), "serve"};
+  if (directory) command.emplace_back("--directory");
+  if (arguments.foreground) command.emplace_back("--foreground");
+  for (const auto& list : arguments.options) {
+    command.emplace_back("-o");
+    command.push_back(list);
   }
+  command.insert(command.end(), {"--", cow.string(), backing, mount_point.string()});
+  return command;
+}
 
-  int serve(const Ready& ready) {
-    block_stop_signals();
-    const auto warning = become_io_flusher();
-    const fuse::Device device(fuse::mount({.mount_point = mount_point_,
-                                           .source = source_.string(),
+/// Opens, mounts, and supervises until the mount's end.
+int supervise(const MountArguments& arguments, const ImageMountOptions& options, const Ready& ready,
+              fuse::SystemLog& log) {
+  const bool directory = is_directory_mount(arguments.mount_point);
+  const auto [cow, backing] = split_image(arguments.image);
+  const auto opened = core::open_cow(
+      cow, backing, options.read_only ? core::Access::read_only : core::Access::read_write);
+  for (const auto& notice : opened.notices) log.info(notice);
+
+  const auto mount_point = fs::canonical(arguments.mount_point);
+  const auto source = fs::absolute(cow);
+  fuse::SupervisorOptions supervisor_options;
+  supervisor_options.command =
+      worker_command(arguments, source, opened.backing->name(), mount_point, directory);
+  supervisor_options.takeover_command = supervisor_options.command;
+  supervisor_options.takeover_command.insert(supervisor_options.takeover_command.begin() + 2,
+                                             "--takeover");
+  supervisor_options.cow = opened.cow->descriptor();
+  supervisor_options.backing = opened.backing->descriptor();
+  supervisor_options.watchdog = options.watchdog;
+  // Acknowledged writes would vanish under the users' eyes.
+  supervisor_options.take_over = options.pending || opened.access == core::Access::read_only;
+
+  fuse::Supervisor supervisor(fuse::mount({.mount_point = mount_point,
+                                           .source = source.string(),
                                            .subtype = "cowfs",
-                                           .read_only = image_->read_only(),
-                                           .allow_other = options_.allow_other}));
-    try {
-      serve_on(device, [&] {
-        ready();
-        if (!foreground_) log_.use_syslog();
-        if (!warning.empty()) log_.warning(warning);
-      });
-    } catch (...) {
-      detach();
-      throw;
-    }
-    image_->flush();
-    return exit_done;
+                                           .read_only = opened.access == core::Access::read_only,
+                                           .allow_other = options.allow_other}),
+                              supervisor_options, log);
+  int status = -1;
+  try {
+    status = supervisor.run([&] {
+      ready();
+      if (!arguments.foreground) log.use_syslog();
+    });
+  } catch (...) {
+    fuse::detach(mount_point, log);
+    throw;
   }
-
- private:
-  void open(const std::string& name) {
-    const auto [cow, backing] = split_image(name);
-    source_ = fs::absolute(cow);
-    auto opened = core::open_cow(
-        cow, backing, options_.read_only ? core::Access::read_only : core::Access::read_write);
-    for (const auto& notice : opened.notices) log_.info(notice);
-    image_ =
-        std::make_unique<core::CowImage>(std::move(opened.cow), std::move(opened.backing),
-                                         opened.layout, opened.access == core::Access::read_only);
-  }
-
-  void serve_on(const fuse::Device& device, const Ready& ready) {
-    fuse::ImageFileSystem file_system(*image_, device, root_, options_.cache, log_);
-    fuse::Session session(device, file_system, log_);
-    std::optional<fuse::CommitTimer> timer;
-    if (options_.commit.count() > 0) timer.emplace(*image_, options_.commit, log_);
-    const SignalWatcher watcher([&](int signal) { stop(file_system, session, signal); });
-    session.run(choose_threads(options_.threads), ready);
-  }
-
-  void stop(fuse::ImageFileSystem& file_system, fuse::Session& session, int signal) {
-    log_.info(fmt::format("{}: stopping on signal {}", mount_point_.string(), signal));
-    try {
-      fuse::unmount(mount_point_, fuse::Detach::if_idle);
-    } catch (const std::system_error&) {
-      log_.warning(fmt::format("{}: stopped while in use; its users get errors from now on",
-                               mount_point_.string()));
-      detach();
-    }
-    file_system.prepare_to_stop();
-    session.stop();
-  }
-
-  void detach() {
-    try {
-      fuse::unmount(mount_point_, fuse::Detach::now);
-    } catch (const std::system_error& error) {
-      log_.warning(error.what());
-    }
-  }
-
-  fuse::SystemLog& log_;
-  ImageMountOptions options_;
-  fs::path mount_point_;
-  fs::path source_;
-  fuse::RootKind root_;
-  bool foreground_;
-  std::unique_ptr<core::CowImage> image_;
-};
+  if (status == exit_done) return exit_done;
+  // The worker could not start, failed, or died once too often: nobody serves the mount now.
+  fuse::detach(mount_point, log);
+  return status < 0 ? exit_failed : status;
+}
 
 int mount(const MountArguments& arguments, std::ostream& err) {
   const auto options = parse_mount_options(
       arguments.options, arguments.from_mount ? GenericOptions::ignore : GenericOptions::refuse);
   const auto serve = [&](const Ready& ready) {
     fuse::SystemLog log;
-    return perform([&] { return ImageMount(arguments, options, log).serve(ready); },
+    return perform([&] { return supervise(arguments, options, ready, log); },
                    [&log](const std::string& line) { log.error(line); });
   };
   return arguments.foreground ? serve([] {}) : run_in_background(serve, err);
@@ -189,7 +144,8 @@ void add_mount_command(CLI::App& app, const Streams& streams, Action& chosen) {
   command
       ->add_option("-o", arguments->options,
                    "ro, allow_other, cache=window[:SIZE]|none|kernel (default window:16M), "
-                   "commit=SECONDS (default 5), threads=N")
+                   "commit=SECONDS (default 5), threads=N, watchdog=SECONDS (default 30), "
+                   "pending=on|off (default on)")
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
   command->add_flag("--foreground,-f", arguments->foreground, "Stay in the foreground");

@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::uint64_t smallest_window = std::uint64_t{1} << 20;
 constexpr unsigned most_threads = 256;
-constexpr unsigned longest_commit = 86400;
+constexpr unsigned longest_seconds = 86400;
 
 [[noreturn]] void refuse(std::string_view option, std::string_view problem) {
   throw UsageError(fmt::format("-o {}: {}; see `cowfs mount --help`", option, problem));
@@ -75,7 +75,11 @@ void apply(std::string_view option, GenericOptions generic, ImageMountOptions& o
   } else if (name == "cache" && value) {
     options.cache = parse_cache(option, *value);
   } else if (name == "commit" && value) {
-    options.commit = std::chrono::seconds(parse_number(option, *value, 0, longest_commit));
+    options.commit = std::chrono::seconds(parse_number(option, *value, 0, longest_seconds));
+  } else if (option == "pending=on" || option == "pending=off") {
+    options.pending = option == "pending=on";
+  } else if (name == "watchdog" && value) {
+    options.watchdog = std::chrono::seconds(parse_number(option, *value, 0, longest_seconds));
   } else if (name == "threads" && value) {
     options.threads = parse_number(option, *value, 1, most_threads);
   } else if (generic == GenericOptions::refuse || !is_generic(option)) {

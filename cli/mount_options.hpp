@@ -13,8 +13,10 @@ struct ImageMountOptions {
   bool read_only = false;
   bool allow_other = false;
   fuse::CachePolicy cache;
-  std::chrono::seconds commit{5};  ///< 0: flush only when asked
-  unsigned threads = 0;            ///< 0: chosen by the number of processors
+  std::chrono::seconds commit{5};     ///< 0: flush only when asked
+  std::chrono::seconds watchdog{30};  ///< 0: never
+  bool pending = true;                ///< keep pending bits in a file, for a daemon that is killed
+  unsigned threads = 0;               ///< 0: chosen by the number of processors
 };
 
 /// Options that concern mount(8) and fstab rather than a file system.

@@ -7,12 +7,14 @@
 namespace cowfs::cli {
 namespace {
 
-constexpr int end_of_watch = SIGUSR1;
+/// A signal that nothing else uses (SIGUSR2 is the session's).
+int end_of_watch() { return SIGRTMIN; }
 
 sigset_t watched_signals() {
   sigset_t signals;
   ::sigemptyset(&signals);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, end_of_watch}) ::sigaddset(&signals, signal);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, end_of_watch()})
+    ::sigaddset(&signals, signal);
   return signals;
 }
 
@@ -29,9 +31,9 @@ SignalWatcher::SignalWatcher(std::function<void(int)> on_signal)
         int signal = 0;
         while (::sigwait(&signals, &signal) != 0) {
         }
-        if (signal != end_of_watch) on_signal(signal);
+        if (signal != end_of_watch()) on_signal(signal);
       }) {}
 
-SignalWatcher::~SignalWatcher() { ::pthread_kill(thread_.native_handle(), end_of_watch); }
+SignalWatcher::~SignalWatcher() { ::pthread_kill(thread_.native_handle(), end_of_watch()); }
 
 }  // namespace cowfs::cli

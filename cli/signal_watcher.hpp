@@ -6,8 +6,8 @@
 
 namespace cowfs::cli {
 
-/// Blocks SIGTERM, SIGINT and SIGHUP in this thread and all that it starts from now on, so that a
-/// SignalWatcher can wait for them.
+/// Blocks SIGTERM, SIGINT, SIGHUP and SIGUSR1 in this thread and all that it starts from now on, so
+/// that a SignalWatcher can wait for them.
 void block_stop_signals();
 
 /// While it lives, the first of those signals calls a function, in a thread of its own.

@@ -40,15 +40,16 @@ constexpr std::uint64_t shortest_piece = 4096;
 }  // namespace
 
 CowImage::CowImage(std::unique_ptr<Storage> cow, std::unique_ptr<Storage> backing,
-                   const CowLayout& layout, bool read_only)
+                   const CowLayout& layout, bool read_only, std::unique_ptr<PendingStore> pending)
     : cow_(std::move(cow)),
       backing_(std::move(backing)),
       layout_(layout),
       read_only_(read_only),
-      map_(*cow_, layout),
+      map_(*cow_, layout, std::move(pending)),
       cow_windows_(*cow_),
       backing_windows_(*backing_),
-      cow_end_(cow_->status().size) {}
+      cow_end_(cow_->status().size),
+      failed_(map_.pending_store().has_failed()) {}
 
 void CowImage::check_range(std::uint64_t offset, std::uint64_t length) const {
   if (offset > size() || length > size() - offset) {
@@ -101,10 +102,11 @@ void CowImage::read_mixed(std::uint64_t offset, std::span<std::byte> into) const
   std::array<Piece, shortest_piece / sector_bytes> pieces;
   std::size_t count = 0;
   const auto end = offset + into.size();
-  for (auto at = offset; at < end; at = pieces[count++].end) {
+  for (auto at = offset; at < end;) {
     const auto run = run_at(at, end);
-    pieces[count] = {at, std::min(end, (at / sector_bytes + run.length) * sector_bytes),
-                     run.in_cow};
+    const auto run_end = std::min(end, (at / sector_bytes + run.length) * sector_bytes);
+    pieces[count++] = {at, run_end, run.in_cow};
+    at = run_end;
   }
   const auto present = std::span(pieces).first(count);
   if (std::ranges::any_of(present, [](const Piece& piece) { return !piece.in_cow; })) {
@@ -322,6 +324,7 @@ void CowImage::flush_once() {
     map_.settle(taken_);
   } catch (...) {
     failed_ = true;
+    map_.pending_store().note_failure();
     throw;
   }
 }

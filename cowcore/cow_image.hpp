@@ -50,8 +50,10 @@ class CowImage {
  public:
   /// `backing` is only ever read; so is `cow` if `read_only`. Locks and validation are the business
   /// of open_cow.
+  /// `pending` keeps the bits that are not on disk yet; what it holds already is taken over.
+  /// Without it they are kept in memory.
   CowImage(std::unique_ptr<Storage> cow, std::unique_ptr<Storage> backing, const CowLayout& layout,
-           bool read_only);
+           bool read_only, std::unique_ptr<PendingStore> pending = nullptr);
 
   [[nodiscard]] std::uint64_t size() const { return layout_.merged_size; }
   [[nodiscard]] bool read_only() const { return read_only_; }
@@ -127,7 +129,7 @@ class CowImage {
 
   std::atomic<std::uint64_t> cow_end_;  ///< the size of the COW file; only ever grows
   std::atomic<bool> unflushed_ = false;
-  std::atomic<bool> failed_ = false;  ///< a flush has failed
+  std::atomic<bool> failed_;  ///< a flush has failed
   JoinedCalls flushes_;
   PendingWords taken_;  ///< of the flush that runs
 };

@@ -1,7 +1,7 @@
 #include "cowcore/cow_info.hpp"
 
+#include "cowcore/cow_description.hpp"
 #include "cowcore/lock_holder.hpp"
-#include "cowcore/open_cow.hpp"
 #include "cowcore/posix_storage.hpp"
 #include "cowcore/sector_map.hpp"
 

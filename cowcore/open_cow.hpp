@@ -7,26 +7,16 @@
 #include <string>
 #include <vector>
 
-#include "cowcore/cow_header.hpp"
-#include "cowcore/cow_layout.hpp"
+#include "cowcore/cow_description.hpp"
+#include "cowcore/pending_file.hpp"
 #include "cowcore/posix_storage.hpp"
 #include "cowcore/storage.hpp"
 
 namespace cowfs::core {
 
-/// What the first bytes of a COW file say.
-struct CowDescription {
-  CowHeader header;
-  CowLayout layout;
-};
-
-/// Reads header and layout, and checks that the file is long enough for its bitmap.
-/// Throws DamagedCow.
-[[nodiscard]] CowDescription describe_cow(const Storage& cow);
-
 struct OpenedCow {
-  std::unique_ptr<Storage> cow;
-  std::unique_ptr<Storage> backing;
+  std::unique_ptr<PosixStorage> cow;
+  std::unique_ptr<PosixStorage> backing;
   CowHeader header;
   CowLayout layout;
   Access access = Access::read_only;
@@ -43,12 +33,9 @@ struct OpenedCow {
 ///
 /// Throws Busy, DamagedCow, BackingMismatch, Error (a V1 or V2 COW with sectors that have no bit,
 /// for writing) and std::system_error.
-[[nodiscard]] OpenedCow open_cow(const boost::filesystem::path& cow,
-                                 const std::optional<boost::filesystem::path>& backing,
-                                 Access access);
-
-/// Replaces the header of a COW by one of the same layout, with one write of what differs, and
-/// syncs.
-void rewrite_header(Storage& cow, const CowHeader& header);
+[[nodiscard]] OpenedCow open_cow(
+    const boost::filesystem::path& cow, const std::optional<boost::filesystem::path>& backing,
+    Access access,
+    const std::optional<boost::filesystem::path>& pending_directory = run_directory());
 
 }  // namespace cowfs::core

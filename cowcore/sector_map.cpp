@@ -48,15 +48,43 @@ class SectorMap::HoleFinder {
   std::uint64_t hole_end_ = 0;
 };
 
-SectorMap::SectorMap(Storage& cow, const CowLayout& layout)
+std::size_t SectorMap::words_for(const CowLayout& layout) {
+  return (layout.sectors_with_bit + chunk_sectors - 1) / chunk_sectors * chunk_words;
+}
+
+SectorMap::SectorMap(Storage& cow, const CowLayout& layout, std::unique_ptr<PendingStore> pending)
     : cow_(cow),
       layout_(layout),
-      chunks_((layout.sectors_with_bit + chunk_sectors - 1) / chunk_sectors),
+      chunks_(words_for(layout) / chunk_words),
       words_(chunks_ * chunk_words),
-      pending_(chunks_ * chunk_words),
+      pending_store_(pending ? std::move(pending)
+                             : std::make_unique<VolatilePending>(chunks_ * chunk_words)),
+      pending_(pending_store_->words()),
       loaded_(chunks_),
       reserved_(chunks_),
-      dirty_chunks_((chunks_ + 63) / 64) {}
+      dirty_chunks_((chunks_ + 63) / 64) {
+  adopt_pending();
+}
+
+/// Makes the bits that a worker before this one has left visible.
+void SectorMap::adopt_pending() {
+  pending_store_->for_each_used([this](std::size_t first, std::size_t count) {
+    for (auto i = first; i < first + count; ++i) {
+      if (const auto bits = pending_[i].load(std::memory_order_acquire); bits != 0) {
+        set_word(i, bits);
+      }
+    }
+  });
+}
+
+void SectorMap::set_word(std::size_t word, std::uint64_t bits) {
+  bits &= valid_bits(word);
+  if (bits == 0) return;
+  ensure_loaded(word / chunk_words);
+  pending_[word].fetch_or(bits, std::memory_order_release);
+  mark_dirty(word / chunk_words);
+  words_[word].fetch_or(bits, std::memory_order_release);
+}
 
 /// The bits of a word that stand for sectors; the others may hold anything in the file.
 SectorMap::Word SectorMap::valid_bits(std::size_t word) const {
@@ -194,6 +222,7 @@ void SectorMap::reserve(std::size_t chunk) {
     // A file system that can't reserve has to do without.
     if (error.code() != std::errc::operation_not_supported) throw;
   }
+  pending_store_->reserve(chunk * chunk_words, chunk_words);
   reserved_[chunk].store(1, std::memory_order_relaxed);
 }
 

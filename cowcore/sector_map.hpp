@@ -9,10 +9,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
 #include "cowcore/cow_layout.hpp"
+#include "cowcore/pending_store.hpp"
 #include "cowcore/sector.hpp"
 #include "cowcore/storage.hpp"
 #include "cowcore/zeroed_array.hpp"
@@ -45,8 +47,13 @@ class SectorMap {
     bool in_cow;
   };
 
-  /// `cow` must outlive the map. Reads nothing yet.
-  SectorMap(Storage& cow, const CowLayout& layout);
+  /// How many words of 64 sectors a map and its pending bits take.
+  [[nodiscard]] static std::size_t words_for(const CowLayout& layout);
+
+  /// `cow` must outlive the map. Reads nothing of it yet, save where `pending`, of
+  /// words_for(layout) words, holds bits from before: those are pending. Without it they are kept
+  /// in memory.
+  SectorMap(Storage& cow, const CowLayout& layout, std::unique_ptr<PendingStore> pending = nullptr);
 
   [[nodiscard]] bool in_cow(SectorNumber sector) const;
 
@@ -64,6 +71,13 @@ class SectorMap {
   /// Marks sectors as in the COW. They must have been prepared, and their data written. All must
   /// have a bit. Does not fail.
   void set(SectorNumber first, SectorCount count);
+
+  /// Marks those of 64 sectors that `bits` names. They need not have been prepared; bits of sectors
+  /// that there are not are left out.
+  void set_word(std::size_t word, std::uint64_t bits);
+
+  /// Where the pending bits are kept.
+  [[nodiscard]] PendingStore& pending_store() { return *pending_store_; }
 
   /// Takes a picture of all words with pending bits. A bit set after this call is not in it.
   void take_pending(PendingWords& into);
@@ -91,6 +105,7 @@ class SectorMap {
   template <typename Function>
   static void for_each_word(SectorNumber first, SectorNumber end, Function&& function);
   void set_in_chunk(std::size_t chunk, SectorNumber first, SectorNumber end);
+  void adopt_pending();
   void take_chunk(std::size_t chunk, PendingWords& into);
   void reserve(std::size_t chunk);
   void mark_dirty(std::size_t chunk);
@@ -102,7 +117,8 @@ class SectorMap {
   CowLayout layout_;
   std::size_t chunks_;
   mutable ZeroedArray<std::atomic<Word>> words_;
-  ZeroedArray<std::atomic<Word>> pending_;
+  std::unique_ptr<PendingStore> pending_store_;
+  std::atomic<Word>* pending_;
   mutable ZeroedArray<std::atomic<std::uint8_t>> loaded_;
   ZeroedArray<std::atomic<std::uint8_t>> reserved_;  // chunks with room on disk
   ZeroedArray<std::atomic<Word>> dirty_chunks_;      // a bit each

@@ -9,7 +9,8 @@ namespace cowfs::fuse {
 
 struct DaemonStatus {
   std::uint32_t version;  ///< of this structure: 1
-  std::int32_t pid;       ///< of the daemon, in its own PID namespace
+  std::int32_t pid;       ///< the process that ends last: the supervisor, in its own PID namespace
+  std::int32_t worker;    ///< the process that serves
 };
 
 inline constexpr std::uint32_t daemon_status_version = 1;

@@ -49,6 +49,10 @@ class Device {
   /// read. So never call this in a thread that answers reads.
   void invalidate(std::uint64_t node, std::uint64_t offset, std::uint64_t length) const;
 
+  /// Makes the kernel send again all requests that were taken from the connection and not answered
+  /// (Linux 6.9 and later; an error of older ones is ignored).
+  void request_resend() const;
+
   /// Sends a whole message; what custom I/O of a libfuse session ends in.
   [[nodiscard]] ssize_t send(std::span<const iovec> message) const;
 

@@ -56,7 +56,8 @@ ImageFileSystem::ImageFileSystem(core::CowImage& image, const Device& device, Ro
       disk_node_(root == RootKind::file ? root_node : disk_in_directory),
       cache_(cache),
       page_cache_(device, disk_node_,
-                  cache.mode == CachePolicy::Mode::window ? cache.window : PageCache::unlimited) {}
+                  cache.mode == CachePolicy::Mode::window ? cache.window : PageCache::unlimited),
+      supervisor_(::getppid()) {}
 
 void ImageFileSystem::negotiate(fuse_conn_info& connection) {
   // The kernel's own truncation at open would leave it with a size of 0 for a file that has none.
@@ -72,20 +73,6 @@ void ImageFileSystem::negotiate(fuse_conn_info& connection) {
 
 std::uint32_t ImageFileSystem::choose_flags2(std::uint32_t offered) const {
   return offered & direct_io_allow_mmap;
-}
-
-void ImageFileSystem::note_opened(Handle handle) {
-  if (handle == Handle::cached) ++cached_opens_;
-  ++opens_;
-}
-
-void ImageFileSystem::note_closed(Handle handle) {
-  if (handle == Handle::cached) --cached_opens_;
-  flush_at_last_close(--opens_);
-}
-
-void ImageFileSystem::flush_at_last_close(std::int64_t handles_left) {
-  if (handles_left == 0) image_.flush();
 }
 
 void ImageFileSystem::report_unreadable(std::uint64_t offset, std::size_t length) {
@@ -135,7 +122,7 @@ class ImageFileSystem::Handler final : public RequestHandler {
     owner_.note_opened(handle);
     // Nobody waits for it any more: then there will be no release either.
     if (device_.reply_with(unique, out) != Delivery::delivered) {
-      errno_of([&] { owner_.note_closed(handle); });
+      owner_.note_closed(handle);
     }
     return true;
   }
@@ -306,23 +293,23 @@ struct ImageFileSystem::Operations {
     });
   }
 
-  /// Called at each close(2) of a descriptor, which waits for it and returns its error.
+  /// Called at each close(2) of a descriptor, which waits for it and returns its error. With
+  /// nothing written there is nothing to do; which close is the last one a worker that took over
+  /// can't know.
   static void flush(fuse_req_t req, fuse_ino_t /*node*/, fuse_file_info* /*file*/) {
     guarded(req, [&] {
-      auto& fs = self(req);
-      fs.flush_at_last_close(fs.opens_ - 1);
+      self(req).image_.flush();
       fuse_reply_err(req, 0);
     });
   }
 
+  /// Nobody waits for this one; what a mapping has written after the last close(2) comes before it.
   static void release(fuse_req_t req, fuse_ino_t node, fuse_file_info* file) {
     auto& fs = self(req);
-    const auto handle = static_cast<Handle>(file->fh);
-    if (is_disk(req, node)) {
-      if (const int error = errno_of([&] { fs.note_closed(handle); })) {
-        fs.log_.error(fmt::format("{}: cannot flush at the last close: {}", fs.image_.cow().name(),
-                                  std::strerror(error)));
-      }
+    if (is_disk(req, node)) fs.note_closed(static_cast<Handle>(file->fh));
+    if (const int error = errno_of([&] { fs.image_.flush(); })) {
+      fs.log_.error(fmt::format("{}: cannot flush at a close: {}", fs.image_.cow().name(),
+                                std::strerror(error)));
     }
     fuse_reply_err(req, 0);
   }
@@ -426,7 +413,10 @@ struct ImageFileSystem::Operations {
       fuse_reply_err(req, ENOTTY);
       return;
     }
-    const DaemonStatus status{daemon_status_version, ::getpid()};
+    // A worker outlives a supervisor that was killed.
+    const bool supervised = ::getppid() == self(req).supervisor_;
+    const DaemonStatus status{daemon_status_version,
+                              supervised ? self(req).supervisor_ : ::getpid(), ::getpid()};
     fuse_reply_ioctl(req, 0, &status, sizeof status);
   }
 };

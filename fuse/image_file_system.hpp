@@ -2,6 +2,8 @@
 // file "disk" in it if that is a directory.
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -36,6 +38,10 @@ class ImageFileSystem final : public FileSystem {
   ImageFileSystem(core::CowImage& image, const Device& device, RootKind root,
                   const CachePolicy& cache, Log& log);
 
+  /// To be called before a session that takes over from another: of the files that are open nothing
+  /// is known, so some may be cached ones.
+  void assume_cached_opens() { assume_cached_opens_ = true; }
+
   /// To be called before Session::stop on a mount that is in use.
   void prepare_to_stop() { page_cache_.stop(); }
 
@@ -50,11 +56,9 @@ class ImageFileSystem final : public FileSystem {
 
   enum class Handle : std::uint64_t { cached = 1, direct = 2 };
 
-  void note_opened(Handle handle);
-  void note_closed(Handle handle);
-  [[nodiscard]] bool is_cached_open() const { return cached_opens_ > 0; }
-  /// Flushes if what was written would otherwise wait for somebody to ask.
-  void flush_at_last_close(std::int64_t handles_left);
+  void note_opened(Handle handle) { cached_opens_ += handle == Handle::cached ? 1 : 0; }
+  void note_closed(Handle handle) { cached_opens_ -= handle == Handle::cached ? 1 : 0; }
+  [[nodiscard]] bool is_cached_open() const { return assume_cached_opens_ || cached_opens_ > 0; }
   void report_unreadable(std::uint64_t offset, std::size_t length);
 
   core::CowImage& image_;
@@ -63,7 +67,8 @@ class ImageFileSystem final : public FileSystem {
   const std::uint64_t disk_node_;
   const CachePolicy cache_;
   PageCache page_cache_;
-  std::atomic<std::int64_t> opens_ = 0;
+  const pid_t supervisor_;
+  bool assume_cached_opens_ = false;
   std::atomic<std::int64_t> cached_opens_ = 0;
   std::atomic<std::int64_t> last_report_ = 0;  ///< seconds of the steady clock
 };

@@ -152,4 +152,13 @@ void unmount(const boost::filesystem::path& mount_point, Detach detach) {
   }
 }
 
+void detach(const boost::filesystem::path& mount_point, Log& log) {
+  try {
+    unmount(mount_point, Detach::now);
+  } catch (const std::system_error& error) {
+    // EINVAL: somebody has unmounted it already.
+    if (error.code().value() != EINVAL) log.warning(error.what());
+  }
+}
+
 }  // namespace cowfs::fuse

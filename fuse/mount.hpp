@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cowcore/file_descriptor.hpp"
+#include "fuse/log.hpp"
 
 namespace cowfs::fuse {
 
@@ -28,5 +29,8 @@ enum class Detach {
 
 /// Throws std::system_error.
 void unmount(const boost::filesystem::path& mount_point, Detach detach);
+
+/// Takes a mount that nobody serves any more out of the tree; logs why if it can't.
+void detach(const boost::filesystem::path& mount_point, Log& log);
 
 }  // namespace cowfs::fuse

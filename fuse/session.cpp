@@ -87,12 +87,9 @@ ssize_t Session::receive_hook(int fd, void* buffer, std::size_t length, void* /*
 
 /// Sends a message of libfuse's, adding to the INIT reply what the library can't say.
 ssize_t Session::send(std::span<iovec> message) {
-  fuse_out_header header{};
-  std::memcpy(&header, message[0].iov_base, sizeof header);
-  const bool is_init = init_unique_ != 0 && header.unique == init_unique_ && header.error == 0 &&
-                       message.size() == 2 && message[1].iov_len >= sizeof(fuse_init_out);
-  if (!is_init) return device_.send(message);
-
+  if (!negotiating_ || message.size() != 2 || message[1].iov_len < sizeof(fuse_init_out)) {
+    return device_.send(message);
+  }
   fuse_init_out reply{};
   std::memcpy(&reply, message[1].iov_base, sizeof reply);
   const auto flags2 = file_system_.choose_flags2(offered_flags2_) & offered_flags2_;
@@ -101,22 +98,24 @@ ssize_t Session::send(std::span<iovec> message) {
     reply.flags2 |= flags2;
   }
   const std::array<iovec, 2> changed{message[0], iovec{&reply, sizeof reply}};
-  init_unique_ = 0;
-  const auto sent = device_.send(changed);
-  if (sent >= 0 && on_ready_) on_ready_();
-  return sent;
+  return device_.send(changed);
+}
+
+void Session::negotiate(std::span<std::byte> request) {
+  fuse_in_header header{};
+  fuse_init_in init{};
+  if (request.size() < sizeof header) throw std::runtime_error("/dev/fuse: no INIT request");
+  std::memcpy(&header, request.data(), sizeof header);
+  if (header.opcode != FUSE_INIT) throw std::runtime_error("/dev/fuse: no INIT request");
+  std::memcpy(&init, request.data() + sizeof header,
+              std::min(sizeof init, request.size() - sizeof header));
+  offered_flags2_ = (init.flags & FUSE_INIT_EXT) != 0 ? init.flags2 : 0;
+  negotiating_ = true;
+  pass_to_library(request);
+  negotiating_ = false;
 }
 
 void Session::pass_to_library(std::span<std::byte> request) {
-  fuse_in_header header{};
-  std::memcpy(&header, request.data(), sizeof header);
-  if (header.opcode == FUSE_INIT) {
-    fuse_init_in init{};
-    const auto length = std::min(sizeof init, request.size() - sizeof header);
-    std::memcpy(&init, request.data() + sizeof header, length);
-    init_unique_ = header.unique;
-    offered_flags2_ = (init.flags & FUSE_INIT_EXT) != 0 ? init.flags2 : 0;
-  }
   fuse_buf buffer{};
   buffer.size = request.size();
   buffer.mem = request.data();
@@ -166,8 +165,7 @@ void Session::serve() noexcept {
   changed_.notify_all();
 }
 
-void Session::run(unsigned threads, const std::function<void()>& on_ready) {
-  on_ready_ = on_ready;
+void Session::run(unsigned threads) {
   // The signal only ends a wait in read(); it has nothing to do.
   struct sigaction nothing {};
   nothing.sa_handler = [](int) {};

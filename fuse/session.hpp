@@ -10,7 +10,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -58,10 +57,14 @@ class Session {
   Session& operator=(const Session&) = delete;
   ~Session();
 
-  /// Serves until the mount is gone or stop() is called. `on_ready` is called once, when the kernel
-  /// and the file system have agreed and requests are served.
-  /// Throws std::system_error when the device fails.
-  void run(unsigned threads, const std::function<void()>& on_ready);
+  /// Agrees with the kernel on what both can do: `request` is the connection's first, FUSE_INIT.
+  /// For a connection that was served before it is the same request again: the kernel, which has
+  /// its answer, takes no other.
+  void negotiate(std::span<std::byte> request);
+
+  /// Serves until the mount is gone or stop() is called. Throws std::system_error when the device
+  /// fails.
+  void run(unsigned threads);
 
   /// Makes run() return after the requests that are being served. From any thread.
   void stop();
@@ -87,8 +90,7 @@ class Session {
   FileSystem& file_system_;
   Log& log_;
   std::unique_ptr<fuse_session, DestroySession> session_;
-  std::function<void()> on_ready_;
-  std::uint64_t init_unique_ = 0;
+  bool negotiating_ = false;
   std::uint32_t offered_flags2_ = 0;
 
   std::atomic<bool> stopping_ = false;

@@ -1,0 +1,207 @@
+#include "fuse/supervisor.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <system_error>
+
+namespace cowfs::fuse {
+namespace {
+
+constexpr std::size_t most_deaths = 5;
+constexpr std::chrono::seconds deaths_within{10};
+
+/// In newer <linux/fuse.h> than Debian 12's: bit 39 of the INIT flags.
+constexpr std::uint32_t has_resend = std::uint32_t{1} << (39 - 32);
+
+[[noreturn]] void throw_errno(const char* what) {
+  throw std::system_error(errno, std::generic_category(), what);
+}
+
+sigset_t supervised_signals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD})
+    ::sigaddset(&signals, signal);
+  return signals;
+}
+
+/// In the child: puts the descriptors where the worker looks for them, and becomes it.
+[[noreturn]] void become_worker(const std::vector<std::string>& command,
+                                const std::array<int, 5>& descriptors) {
+  // First out of the way of each other, then into place; dup2 also makes them survive the exec.
+  std::array<int, 5> high{};
+  constexpr int out_of_the_way = 64;
+  for (std::size_t i = 0; i < high.size(); ++i) {
+    high[i] = ::fcntl(descriptors[i], F_DUPFD_CLOEXEC, out_of_the_way);
+  }
+  for (std::size_t i = 0; i < high.size(); ++i) {
+    ::dup2(high[i], WorkerDescriptors::device + static_cast<int>(i));
+  }
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  std::vector<char*> arguments;
+  for (const auto& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
+  arguments.push_back(nullptr);
+  ::execv(arguments[0], arguments.data());
+  ::_exit(worker_replace_status);  // counts as a death: the program is gone, or being replaced
+}
+
+std::string how_it_died(int status) {
+  if (WIFSIGNALED(status)) {
+    return fmt::format("was killed by signal {} ({})", WTERMSIG(status),
+                       ::sigdescr_np(WTERMSIG(status)));
+  }
+  return fmt::format("ended with status {}", WEXITSTATUS(status));
+}
+
+}  // namespace
+
+Supervisor::Supervisor(core::FileDescriptor device, SupervisorOptions options, Log& log)
+    : device_(std::move(device)), options_(std::move(options)), log_(log) {
+  const auto signals = supervised_signals();
+  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  signals_ = core::FileDescriptor(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_) throw_errno("cannot make a signalfd");
+}
+
+/// Takes the connection's first request and keeps it for all workers to come.
+void Supervisor::receive_init() {
+  std::array<std::byte, 1 << 16> buffer;  // the kernel wants room for 8 KiB at least
+  const auto count = ::read(device_.get(), buffer.data(), buffer.size());
+  if (count < static_cast<ssize_t>(sizeof(fuse_in_header))) throw_errno("/dev/fuse: cannot read");
+  fuse_init_in init{};
+  const auto length = static_cast<std::size_t>(count) - sizeof(fuse_in_header);
+  std::memcpy(&init, buffer.data() + sizeof(fuse_in_header), std::min(sizeof init, length));
+  can_resend_ =
+      options_.take_over && (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & has_resend) != 0;
+  if (!can_resend_ && options_.take_over) {
+    log_.warning("this kernel is older than Linux 6.9: a worker that dies ends the mount");
+  }
+  init_ = core::FileDescriptor(::memfd_create("cowfs-init", MFD_CLOEXEC));
+  if (!init_ || ::write(init_.get(), buffer.data(), static_cast<std::size_t>(count)) != count) {
+    throw_errno("cannot keep the INIT request");
+  }
+}
+
+void Supervisor::start_worker(const std::vector<std::string>& command) {
+  std::array<int, 2> pipe{};
+  if (::pipe2(pipe.data(), O_CLOEXEC | O_NONBLOCK) != 0) throw_errno("cannot make a pipe");
+  signs_ = core::FileDescriptor(pipe[0]);
+  const core::FileDescriptor control(pipe[1]);
+  worker_ = ::fork();
+  if (worker_ < 0) throw_errno("cannot fork");
+  if (worker_ == 0) {
+    become_worker(command,
+                  {device_.get(), init_.get(), control.get(), options_.cow, options_.backing});
+  }
+  last_sign_ = Clock::now();
+}
+
+int Supervisor::run(const std::function<void()>& on_ready) {
+  receive_init();
+  start_worker(options_.command);
+  for (;;) {
+    std::array<pollfd, 2> wait{pollfd{signals_.get(), POLLIN, 0}, pollfd{signs_.get(), POLLIN, 0}};
+    if (::poll(wait.data(), wait.size(), poll_timeout()) < 0 && errno != EINTR) {
+      throw_errno("cannot poll");
+    }
+    handle_signs(on_ready);
+    handle_signals();
+    check_watchdog();
+    switch (next_step()) {
+      case Next::wait:
+        break;
+      case Next::take_over:
+        start_worker(options_.takeover_command);
+        break;
+      case Next::end:
+        return status_;
+    }
+  }
+}
+
+/// Milliseconds to the next look at the watchdog.
+int Supervisor::poll_timeout() const { return options_.watchdog.count() > 0 ? 1000 : -1; }
+
+void Supervisor::handle_signs(const std::function<void()>& on_ready) {
+  std::array<char, 64> bytes;
+  ssize_t count = 0;
+  while ((count = ::read(signs_.get(), bytes.data(), bytes.size())) > 0) {
+    last_sign_ = Clock::now();
+    const bool ready = std::find(bytes.begin(), bytes.begin() + count,
+                                 static_cast<char>(WorkerSign::ready)) != bytes.begin() + count;
+    if (ready && !told_ready_) {
+      told_ready_ = true;
+      on_ready();
+    }
+  }
+}
+
+void Supervisor::handle_signals() {
+  signalfd_siginfo signal{};
+  while (::read(signals_.get(), &signal, sizeof signal) == sizeof signal) {
+    switch (signal.ssi_signo) {
+      case SIGCHLD:
+        break;  // next_step looks
+      case SIGUSR1:
+        log_.info("replacing the worker");
+        ::kill(worker_, SIGUSR1);
+        break;
+      default:
+        stopping_ = true;
+        ::kill(worker_, SIGTERM);
+    }
+  }
+}
+
+void Supervisor::check_watchdog() {
+  if (options_.watchdog.count() == 0 || Clock::now() - last_sign_ < options_.watchdog) return;
+  log_.error(
+      fmt::format("the worker has not answered for {} s; killing it", options_.watchdog.count()));
+  ::kill(worker_, SIGKILL);
+  last_sign_ = Clock::now();
+}
+
+Supervisor::Next Supervisor::next_step() {
+  int status = 0;
+  if (::waitpid(worker_, &status, WNOHANG) != worker_) return Next::wait;
+  if (WIFEXITED(status) && WEXITSTATUS(status) != worker_replace_status) {
+    status_ = WEXITSTATUS(status);
+    return Next::end;
+  }
+  if (WIFEXITED(status) && told_ready_ && can_resend_ && !stopping_) return Next::take_over;
+  return after_death(how_it_died(status));
+}
+
+Supervisor::Next Supervisor::after_death(const std::string& how) {
+  const auto now = Clock::now();
+  std::erase_if(deaths_, [now](auto death) { return now - death > deaths_within; });
+  deaths_.push_back(now);
+  status_ = -1;
+  if (stopping_ || !told_ready_ || !can_resend_) {
+    log_.error(fmt::format("the worker {}; the mount ends", how));
+    return Next::end;
+  }
+  if (deaths_.size() >= most_deaths) {
+    log_.error(fmt::format("the worker {}, the {}th time in {} s; giving up, the mount ends", how,
+                           deaths_.size(), deaths_within.count()));
+    return Next::end;
+  }
+  log_.warning(fmt::format("the worker {}; a new one takes over", how));
+  return Next::take_over;
+}
+
+}  // namespace cowfs::fuse
