@@ -38,6 +38,7 @@ class UsageError : public std::runtime_error {
 void add_create_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_mount_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_umount_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_restart_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_serve_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_check_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);

@@ -145,7 +145,7 @@ void add_mount_command(CLI::App& app, const Streams& streams, Action& chosen) {
       ->add_option("-o", arguments->options,
                    "ro, allow_other, cache=window[:SIZE]|none|kernel (default window:16M), "
                    "commit=SECONDS (default 5), threads=N, watchdog=SECONDS (default 30), "
-                   "pending=on|off (default on)")
+                   "pending=on|off (default on), backing-change=stop|warn (default stop)")
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
   command->add_flag("--foreground,-f", arguments->foreground, "Stay in the foreground");

@@ -78,6 +78,10 @@ void apply(std::string_view option, GenericOptions generic, ImageMountOptions& o
     options.commit = std::chrono::seconds(parse_number(option, *value, 0, longest_seconds));
   } else if (option == "pending=on" || option == "pending=off") {
     options.pending = option == "pending=on";
+  } else if (option == "backing-change=stop") {
+    options.backing_change = fuse::BackingChange::stop;
+  } else if (option == "backing-change=warn") {
+    options.backing_change = fuse::BackingChange::warn;
   } else if (name == "watchdog" && value) {
     options.watchdog = std::chrono::seconds(parse_number(option, *value, 0, longest_seconds));
   } else if (name == "threads" && value) {

@@ -15,8 +15,9 @@ struct ImageMountOptions {
   fuse::CachePolicy cache;
   std::chrono::seconds commit{5};     ///< 0: flush only when asked
   std::chrono::seconds watchdog{30};  ///< 0: never
-  bool pending = true;                ///< keep pending bits in a file, for a daemon that is killed
-  unsigned threads = 0;               ///< 0: chosen by the number of processors
+  fuse::BackingChange backing_change = fuse::BackingChange::stop;
+  bool pending = true;   ///< keep pending bits in a file, for a daemon that is killed
+  unsigned threads = 0;  ///< 0: chosen by the number of processors
 };
 
 /// Options that concern mount(8) and fstab rather than a file system.

@@ -29,6 +29,7 @@
 #include "fuse/commit_timer.hpp"
 #include "fuse/heartbeat.hpp"
 #include "fuse/image_file_system.hpp"
+#include "fuse/init_request.hpp"
 #include "fuse/mount.hpp"
 #include "fuse/session.hpp"
 #include "fuse/supervisor.hpp"
@@ -131,11 +132,15 @@ class Worker {
 
   /// Whether the mount has ended; or else another worker is to go on.
   bool serve_until_stopped() {
+    fuse::BackingGuard guard(*image_, options_.backing_change, log_);
     fuse::ImageFileSystem file_system(
         *image_, device_, arguments_.directory ? fuse::RootKind::directory : fuse::RootKind::file,
-        options_.cache, log_);
+        options_.cache, guard, log_);
     fuse::Session session(device_, file_system, log_);
-    session.negotiate(read_init());
+    const auto init = read_init();
+    file_system.set_replaceable(options_.pending &&
+                                (fuse::offered_flags2(init) & fuse::has_resend) != 0);
+    session.negotiate(init);
     if (arguments_.takeover) {
       file_system.assume_cached_opens();
       device_.request_resend();
@@ -146,14 +151,13 @@ class Worker {
     }
     become_io_flusher(log_);
     const fuse::Heartbeat heartbeat(std::move(control_), log_);
-    std::optional<fuse::CommitTimer> timer;
     if (!image_->read_only() && !options_.pending) {
       log_.warning(
           fmt::format("{}: mounted with pending=off: if the daemon is killed, what was "
                       "written since the last flush is lost",
                       arguments_.cow));
     }
-    if (options_.commit.count() > 0) timer.emplace(*image_, options_.commit, log_);
+    const fuse::CommitTimer timer(*image_, guard, options_.commit, log_);
     std::atomic<bool> ended = true;
     const SignalWatcher watcher([&](int signal) {
       ended = signal != SIGUSR1;

@@ -59,6 +59,9 @@ void CowImage::check_range(std::uint64_t offset, std::uint64_t length) const {
 
 void CowImage::check_writable() const {
   if (read_only_) throw_error(EROFS, cow_->name() + ": opened read-only");
+  if (refusing_.load(std::memory_order_relaxed)) {
+    throw_error(EROFS, cow_->name() + ": read-only since something went wrong");
+  }
   if (failed_.load(std::memory_order_relaxed)) {
     throw_error(EROFS, cow_->name() + ": read-only since a flush failed");
   }
@@ -90,9 +93,9 @@ void CowImage::read_backing(std::uint64_t offset, std::span<std::byte> into) con
 
 /// Reads a piece of a page in which short runs alternate: both files whole, put together in memory.
 ///
-/// What is where is asked once, before the files are read. A sector that enters the COW meanwhile is
-/// then read from the backing, as it was; asked later, it would be taken from a copy of the COW that
-/// is older than its data.
+/// What is where is asked once, before the files are read. A sector that enters the COW meanwhile
+/// is then read from the backing, as it was; asked later, it would be taken from a copy of the COW
+/// that is older than its data.
 void CowImage::read_mixed(std::uint64_t offset, std::span<std::byte> into) const {
   struct Piece {
     std::uint64_t begin;
@@ -254,11 +257,10 @@ void CowImage::mark_in_cow(std::uint64_t begin, std::uint64_t end) {
 void CowImage::zero(std::uint64_t offset, std::uint64_t length) {
   check_range(offset, length);
   check_writable();
-  static constexpr std::array<std::byte, sector_bytes> zeros{};
   const auto end = offset + length;
   const auto whole_begin = std::min(end, round_up(offset, sector_bytes));
   const auto whole_end = std::max(whole_begin, round_down(end, sector_bytes));
-  if (whole_begin > offset) write(offset, std::span(zeros).first(whole_begin - offset));
+  if (whole_begin > offset) zero_part(offset, whole_begin - offset);
   if (whole_end > whole_begin) {
     if (whole_end > layout_.sectors_with_bit * sector_bytes) {
       throw_error(EROFS, cow_->name() + ": its layout has no bit for the last sectors");
@@ -266,7 +268,14 @@ void CowImage::zero(std::uint64_t offset, std::uint64_t length) {
     const RangeLocks::Shared lock(locks_, whole_begin, whole_end - whole_begin);
     zero_sectors(whole_begin, whole_end);
   }
-  if (end > whole_end) write(whole_end, std::span(zeros).first(end - whole_end));
+  if (end > whole_end) zero_part(whole_end, end - whole_end);
+}
+
+/// Zeros a part of a sector, unless the sector is a hole already.
+void CowImage::zero_part(std::uint64_t offset, std::uint64_t length) {
+  static constexpr std::array<std::byte, sector_bytes> zeros{};
+  if (extent(offset, length).source == Source::zero) return;
+  write(offset, std::span(zeros).first(length));
 }
 
 /// Zeros whole sectors: those in the COW, and those that the backing has data for.

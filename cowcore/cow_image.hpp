@@ -78,6 +78,9 @@ class CowImage {
   /// Takes space in the COW, so that writes into the range will not meet a full disk.
   void reserve(std::uint64_t offset, std::uint64_t length);
 
+  /// Refuses writes (EROFS) from now on; what was written can still be flushed.
+  void refuse_writes() { refusing_ = true; }
+
   /// Returns when all writes that ended before the call survive a power loss. Calls that arrive
   /// together share the work; with nothing written there is none.
   void flush();
@@ -110,6 +113,7 @@ class CowImage {
   void write_data(std::uint64_t offset, std::span<const std::byte> from);
   void prepare(std::uint64_t begin, std::uint64_t end);
   void mark_in_cow(std::uint64_t begin, std::uint64_t end);
+  void zero_part(std::uint64_t offset, std::uint64_t length);
   void zero_sectors(std::uint64_t begin, std::uint64_t end);
   void punch(std::uint64_t begin, std::uint64_t end);
   void flush_once();
@@ -129,7 +133,8 @@ class CowImage {
 
   std::atomic<std::uint64_t> cow_end_;  ///< the size of the COW file; only ever grows
   std::atomic<bool> unflushed_ = false;
-  std::atomic<bool> failed_;  ///< a flush has failed
+  std::atomic<bool> failed_;            ///< a flush has failed
+  std::atomic<bool> refusing_ = false;  ///< by refuse_writes
   JoinedCalls flushes_;
   PendingWords taken_;  ///< of the flush that runs
 };

@@ -1,6 +1,10 @@
 #include "cowcore/open_cow.hpp"
 
 #include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +13,7 @@
 
 #include "cowcore/backing.hpp"
 #include "cowcore/errors.hpp"
+#include "cowcore/open_as.hpp"
 
 namespace cowfs::core {
 namespace {
@@ -34,25 +39,50 @@ std::unique_ptr<PosixStorage> open_file(const fs::path& cow, Access& access,
   return file;
 }
 
-std::unique_ptr<PosixStorage> open_backing(const fs::path& path, const std::string& cow) {
+std::unique_ptr<PosixStorage> open_given_backing(const fs::path& path, const std::string& cow) {
   try {
     return PosixStorage::open(path, Access::read_only, FileKinds::regular_or_block);
   } catch (const std::system_error& error) {
     throw BackingMismatch(
-        cow, fmt::format("cannot open its backing {}: {}", path.string(), error.code().message()),
-        "if the backing was moved, give its new place as COW,BACKING");
+        cow, fmt::format("cannot open the backing {}: {}", path.string(), error.code().message()),
+        "give the backing that it was made for, as COW,BACKING");
+  }
+}
+
+/// Opens the backing that the header names. Whoever owns the COW has written that name: root opens
+/// for them only what they could open themselves, or they would be shown /etc/shadow.
+std::unique_ptr<PosixStorage> open_named_backing(const fs::path& path, const PosixStorage& cow) {
+  const auto owner = cow.status().owner;
+  const bool as_owner = ::geteuid() == 0 && owner != 0;
+  try {
+    return as_owner ? open_for_reading_as(owner, path)
+                    : PosixStorage::open(path, Access::read_only, FileKinds::regular_or_block);
+  } catch (const std::system_error& error) {
+    const auto who = as_owner ? fmt::format(" as user {}, who owns the COW", owner) : "";
+    throw BackingMismatch(
+        cow.name(),
+        fmt::format("cannot open its backing {}{}: {}", path.string(), who, error.code().message()),
+        as_owner ? "if you trust the COW, give the backing, as COW,BACKING"
+                 : "if the backing was moved, give its new place as COW,BACKING");
+  }
+}
+
+/// Files of the kernel's own file systems are no disk images, and what reading them does is
+/// anyone's guess.
+void refuse_kernel_file(const PosixStorage& backing, const std::string& cow) {
+  struct statfs found {};
+  if (::fstatfs(backing.descriptor(), &found) != 0) return;
+  if (found.f_type == PROC_SUPER_MAGIC || found.f_type == SYSFS_MAGIC) {
+    throw BackingMismatch(cow,
+                          fmt::format("its backing {} is a file of the kernel", backing.name()),
+                          "give the backing that it was made for, as COW,BACKING");
   }
 }
 
 bool is_same_file(const fs::path& path, const FileIdentity& file) {
-  if (path.empty()) return false;
-  try {
-    const auto other =
-        PosixStorage::open(path, Access::read_only, FileKinds::regular_or_block)->status();
-    return other.identity == file;
-  } catch (const std::exception&) {
-    return false;
-  }
+  struct stat found {};
+  return !path.empty() && ::stat(path.c_str(), &found) == 0 &&
+         FileIdentity{found.st_dev, found.st_ino} == file;
 }
 
 void refuse_unmapped_sectors(const CowDescription& found, const std::string& file) {
@@ -107,7 +137,9 @@ OpenedCow open_cow(const fs::path& cow, const std::optional<fs::path>& backing, 
   if (path.empty()) {
     throw BackingMismatch(name, "its header names no backing", "give one, as COW,BACKING");
   }
-  auto backing_file = open_backing(path, name);
+  auto backing_file =
+      backing ? open_given_backing(path, name) : open_named_backing(path, *opened.cow);
+  refuse_kernel_file(*backing_file, name);
   const auto status = backing_file->status();
   if (status.identity == opened.cow->status().identity) {
     throw BackingMismatch(name, "names itself as its backing",

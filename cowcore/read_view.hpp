@@ -18,7 +18,8 @@ namespace cowfs::core {
 /// CowImage::view; used again for the next read, so that reading allocates nothing.
 ///
 /// Pieces may lie in mapped files: hand them to writev or the like, and don't touch them (Mapping
-/// says why). They stay valid until clear(), the next view, or the end of this object.
+/// says why). They stay valid until clear(), the next view, or the end of this object; one of these
+/// has to come before the end of the image.
 /// Thread safety: one thread at a time.
 class ReadView {
  public:

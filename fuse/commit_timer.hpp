@@ -1,4 +1,4 @@
-// Flushes now and then, because some users of a disk never ask (UML among them).
+// What is done now and then without being asked for.
 #pragma once
 
 #include <chrono>
@@ -7,21 +7,27 @@
 #include <thread>
 
 #include "cowcore/cow_image.hpp"
+#include "fuse/backing_guard.hpp"
 #include "fuse/log.hpp"
 
 namespace cowfs::fuse {
 
-/// Flushes `image` every `interval` while this object lives. A failure is logged, once: it is
-/// final.
+/// While it lives: flushes the image every `interval` (never if that is 0), because some users of a
+/// disk never ask, UML among them; and looks after the backing. A flush that fails is logged, once:
+/// it is final.
 class CommitTimer {
  public:
-  CommitTimer(core::CowImage& image, std::chrono::seconds interval, Log& log);
+  CommitTimer(core::CowImage& image, BackingGuard& guard, std::chrono::seconds interval, Log& log);
 
  private:
-  void work(const std::stop_token& stop, std::chrono::seconds interval);
+  void work(const std::stop_token& stop);
+  void flush();
 
   core::CowImage& image_;
+  BackingGuard& guard_;
+  const std::chrono::seconds interval_;
   Log& log_;
+  bool failed_ = false;
   std::mutex mutex_;
   std::condition_variable_any stopped_;
   std::jthread thread_;

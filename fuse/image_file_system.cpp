@@ -19,6 +19,7 @@
 #include "cowcore/sector.hpp"
 #include "fuse/control.hpp"
 #include "fuse/errno_of.hpp"
+#include "fuse/init_request.hpp"
 
 namespace cowfs::fuse {
 namespace {
@@ -37,10 +38,6 @@ constexpr std::uint64_t block = 4096;
 /// The longest read: max_pages (256) pages.
 constexpr std::size_t longest_read = std::size_t{1} << 20;
 
-// In newer <linux/fuse.h> than Debian 12's: bit 36 of the INIT flags. A file that is open for
-// direct I/O may be mapped shared.
-constexpr std::uint32_t direct_io_allow_mmap = std::uint32_t{1} << (36 - 32);
-
 template <typename Message>
 const Message& message_in(std::span<const std::byte> body) {
   return *reinterpret_cast<const Message*>(body.data());
@@ -49,8 +46,9 @@ const Message& message_in(std::span<const std::byte> body) {
 }  // namespace
 
 ImageFileSystem::ImageFileSystem(core::CowImage& image, const Device& device, RootKind root,
-                                 const CachePolicy& cache, Log& log)
+                                 const CachePolicy& cache, BackingGuard& guard, Log& log)
     : image_(image),
+      guard_(guard),
       log_(log),
       root_(root),
       disk_node_(root == RootKind::file ? root_node : disk_in_directory),
@@ -317,6 +315,7 @@ struct ImageFileSystem::Operations {
   static void fsync(fuse_req_t req, fuse_ino_t /*node*/, int /*datasync*/,
                     fuse_file_info* /*file*/) {
     guarded(req, [&] {
+      self(req).guard_.check();
       self(req).image_.flush();
       fuse_reply_err(req, 0);
     });
@@ -416,7 +415,8 @@ struct ImageFileSystem::Operations {
     // A worker outlives a supervisor that was killed.
     const bool supervised = ::getppid() == self(req).supervisor_;
     const DaemonStatus status{daemon_status_version,
-                              supervised ? self(req).supervisor_ : ::getpid(), ::getpid()};
+                              supervised ? self(req).supervisor_ : ::getpid(), ::getpid(),
+                              supervised && self(req).replaceable_ ? 1 : 0};
     fuse_reply_ioctl(req, 0, &status, sizeof status);
   }
 };

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "cowcore/cow_image.hpp"
+#include "fuse/backing_guard.hpp"
 #include "fuse/device.hpp"
 #include "fuse/log.hpp"
 #include "fuse/page_cache.hpp"
@@ -36,11 +37,14 @@ class ImageFileSystem final : public FileSystem {
  public:
   /// All must outlive the file system.
   ImageFileSystem(core::CowImage& image, const Device& device, RootKind root,
-                  const CachePolicy& cache, Log& log);
+                  const CachePolicy& cache, BackingGuard& guard, Log& log);
 
   /// To be called before a session that takes over from another: of the files that are open nothing
   /// is known, so some may be cached ones.
   void assume_cached_opens() { assume_cached_opens_ = true; }
+
+  /// What to tell whoever asks for the state of the daemon.
+  void set_replaceable(bool replaceable) { replaceable_ = replaceable; }
 
   /// To be called before Session::stop on a mount that is in use.
   void prepare_to_stop() { page_cache_.stop(); }
@@ -62,6 +66,7 @@ class ImageFileSystem final : public FileSystem {
   void report_unreadable(std::uint64_t offset, std::size_t length);
 
   core::CowImage& image_;
+  BackingGuard& guard_;
   Log& log_;
   const RootKind root_;
   const std::uint64_t disk_node_;
@@ -69,6 +74,7 @@ class ImageFileSystem final : public FileSystem {
   PageCache page_cache_;
   const pid_t supervisor_;
   bool assume_cached_opens_ = false;
+  bool replaceable_ = false;
   std::atomic<std::int64_t> cached_opens_ = 0;
   std::atomic<std::int64_t> last_report_ = 0;  ///< seconds of the steady clock
 };

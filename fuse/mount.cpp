@@ -39,8 +39,8 @@ void keep_message(fuse_log_level /*level*/, const char* format, va_list argument
   while (!message.empty() && message.back() == '\n') message.pop_back();
 }
 
-/// Takes what this process and those that it starts write to stderr. fusermount3, which libfuse runs
-/// when a user is not root, gives its reasons there.
+/// Takes what this process and those that it starts write to stderr. fusermount3, which libfuse
+/// runs when a user is not root, gives its reasons there.
 class CaughtErrors {
  public:
   CaughtErrors()

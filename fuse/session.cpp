@@ -17,6 +17,7 @@
 #include <string>
 
 #include "cowcore/zeroed_array.hpp"
+#include "fuse/init_request.hpp"
 
 namespace cowfs::fuse {
 namespace {
@@ -102,14 +103,7 @@ ssize_t Session::send(std::span<iovec> message) {
 }
 
 void Session::negotiate(std::span<std::byte> request) {
-  fuse_in_header header{};
-  fuse_init_in init{};
-  if (request.size() < sizeof header) throw std::runtime_error("/dev/fuse: no INIT request");
-  std::memcpy(&header, request.data(), sizeof header);
-  if (header.opcode != FUSE_INIT) throw std::runtime_error("/dev/fuse: no INIT request");
-  std::memcpy(&init, request.data() + sizeof header,
-              std::min(sizeof init, request.size() - sizeof header));
-  offered_flags2_ = (init.flags & FUSE_INIT_EXT) != 0 ? init.flags2 : 0;
+  offered_flags2_ = offered_flags2(request);
   negotiating_ = true;
   pass_to_library(request);
   negotiating_ = false;

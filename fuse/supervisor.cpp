@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/fuse.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
@@ -13,17 +12,15 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <cstring>
 #include <system_error>
+
+#include "fuse/init_request.hpp"
 
 namespace cowfs::fuse {
 namespace {
 
 constexpr std::size_t most_deaths = 5;
 constexpr std::chrono::seconds deaths_within{10};
-
-/// In newer <linux/fuse.h> than Debian 12's: bit 39 of the INIT flags.
-constexpr std::uint32_t has_resend = std::uint32_t{1} << (39 - 32);
 
 [[noreturn]] void throw_errno(const char* what) {
   throw std::system_error(errno, std::generic_category(), what);
@@ -81,12 +78,9 @@ Supervisor::Supervisor(core::FileDescriptor device, SupervisorOptions options, L
 void Supervisor::receive_init() {
   std::array<std::byte, 1 << 16> buffer;  // the kernel wants room for 8 KiB at least
   const auto count = ::read(device_.get(), buffer.data(), buffer.size());
-  if (count < static_cast<ssize_t>(sizeof(fuse_in_header))) throw_errno("/dev/fuse: cannot read");
-  fuse_init_in init{};
-  const auto length = static_cast<std::size_t>(count) - sizeof(fuse_in_header);
-  std::memcpy(&init, buffer.data() + sizeof(fuse_in_header), std::min(sizeof init, length));
-  can_resend_ =
-      options_.take_over && (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & has_resend) != 0;
+  if (count < 0) throw_errno("/dev/fuse: cannot read");
+  const auto request = std::span(buffer).first(static_cast<std::size_t>(count));
+  can_resend_ = options_.take_over && (offered_flags2(request) & has_resend) != 0;
   if (!can_resend_ && options_.take_over) {
     log_.warning("this kernel is older than Linux 6.9: a worker that dies ends the mount");
   }

@@ -1,0 +1,89 @@
+#include "cli/mounted.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <libmount.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <boost/filesystem.hpp>
+#include <cerrno>
+#include <charconv>
+#include <memory>
+#include <string_view>
+#include <system_error>
+
+#include "cowcore/errors.hpp"
+
+namespace cowfs::cli {
+namespace {
+
+namespace fs = boost::filesystem;
+
+struct UnrefTable {
+  void operator()(libmnt_table* table) const { mnt_unref_table(table); }
+};
+
+/// The name in the kernel's table. A mount whose daemon is dead, or that belongs to another user,
+/// can't be looked at; then the last part of the name is taken as it is.
+fs::path resolve(const fs::path& mount_point) {
+  boost::system::error_code unusable;
+  const auto target = fs::canonical(mount_point, unusable);
+  if (!unusable) return target;
+  auto absolute = fs::absolute(mount_point);
+  absolute.remove_trailing_separator();
+  return fs::canonical(absolute.parent_path()) / absolute.filename();
+}
+
+}  // namespace
+
+Mounted find_mount(const fs::path& mount_point) {
+  const auto target = resolve(mount_point);
+  const std::unique_ptr<libmnt_table, UnrefTable> table(
+      mnt_new_table_from_file("/proc/self/mountinfo"));
+  if (!table) throw std::system_error(errno, std::generic_category(), "/proc/self/mountinfo");
+  auto* found = mnt_table_find_target(table.get(), target.c_str(), MNT_ITER_BACKWARD);
+  const char* type = found != nullptr ? mnt_fs_get_fstype(found) : nullptr;
+  if (type == nullptr || std::string_view(type) != "fuse.cowfs") {
+    throw core::Error(mount_point.string(), "is no cowfs mount point",
+                      "the mounts are listed in /proc/self/mountinfo, type fuse.cowfs");
+  }
+  Mounted mounted{target, 0};
+  char* value = nullptr;
+  std::size_t length = 0;
+  if (mnt_fs_get_option(found, "user_id", &value, &length) == 0) {
+    std::from_chars(value, value + length, mounted.owner);
+  }
+  if (::geteuid() != 0 && ::getuid() != mounted.owner) {
+    throw core::Error(mount_point.string(), "was mounted by another user",
+                      "only that user and root may do this");
+  }
+  return mounted;
+}
+
+core::FileDescriptor open_merged_file(const Mounted& mounted) {
+  boost::system::error_code unusable;
+  const bool is_directory = fs::is_directory(mounted.target, unusable);
+  const auto file = is_directory ? mounted.target / "disk" : mounted.target;
+  return core::FileDescriptor(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+std::optional<fuse::DaemonStatus> ask_daemon(const core::FileDescriptor& merged) {
+  fuse::DaemonStatus status{};
+  if (!merged || ::ioctl(merged.get(), fuse::get_daemon_status, &status) != 0) return std::nullopt;
+  return status;
+}
+
+core::FileDescriptor hold_process(const Mounted& mounted, pid_t pid) {
+  // Not by <sys/pidfd.h>: glibc 2.36's can't be used from C++.
+  core::FileDescriptor process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  struct stat status {};
+  const auto entry = fmt::format("/proc/{}", pid);
+  const bool is_owners =
+      process && ::stat(entry.c_str(), &status) == 0 && status.st_uid == mounted.owner;
+  return is_owners ? std::move(process) : core::FileDescriptor();
+}
+
+}  // namespace cowfs::cli
