@@ -63,6 +63,7 @@ nlohmann::ordered_json to_json(const std::string& cow, const core::CowInfo& info
       {"sectors_without_bit", info.layout.sectors - info.layout.sectors_with_bit},
       {"sectors_in_cow", info.sectors_in_cow},
       {"bytes_in_cow", info.sectors_in_cow * core::sector_bytes},
+      {"left_behind_sectors", info.left_behind},
       {"file_size", info.file_size},
       {"bytes_on_disk", info.allocated},
       {"in_use", info.in_use},
@@ -110,6 +111,12 @@ void print_text(std::ostream& out, const std::string& cow, const core::CowInfo& 
   }
   row("in the COW", fmt::format("{} of {} sectors, {}", info.sectors_in_cow, layout.sectors,
                                 human_size(info.sectors_in_cow * core::sector_bytes)));
+  if (info.left_behind > 0) {
+    row("left behind",
+        fmt::format("{} written sectors, by a mount that was killed; mounting the COW "
+                    "puts them on disk",
+                    info.left_behind));
+  }
   row("on disk", human_size(info.allocated));
   if (info.in_use) row("in use", info.user.empty() ? "yes" : "by " + info.user);
 }

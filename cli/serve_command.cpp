@@ -55,11 +55,10 @@ unsigned choose_threads(unsigned wanted) {
 }
 
 /// A daemon that the kernel writes memory out through must not wait for memory to be written out.
-/// Threads inherit it.
-void become_io_flusher(fuse::Log& log) {
-  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0) return;
-  log.warning(
-      fmt::format("cannot become an I/O flusher ({}); going on without", std::strerror(errno)));
+/// Threads inherit it. Returns what is to be warned of.
+std::string become_io_flusher() {
+  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0) return {};
+  return fmt::format("cannot become an I/O flusher ({}); going on without", std::strerror(errno));
 }
 
 /// Takes over a descriptor that the supervisor has left open.
@@ -101,6 +100,7 @@ class Worker {
     auto backing = std::make_unique<core::PosixStorage>(inherited(WorkerDescriptors::backing),
                                                         arguments_.backing);
     const auto description = core::describe_cow(*cow);
+    header_ = description.header;
     if (read_only || !options_.pending) {
       image_ = std::make_unique<core::CowImage>(std::move(cow), std::move(backing),
                                                 description.layout, read_only);
@@ -132,11 +132,11 @@ class Worker {
 
   /// Whether the mount has ended; or else another worker is to go on.
   bool serve_until_stopped() {
-    fuse::BackingGuard guard(*image_, options_.backing_change, log_);
+    fuse::BackingGuard guard(*image_, header_, options_.backing_change, log_);
     fuse::ImageFileSystem file_system(
         *image_, device_, arguments_.directory ? fuse::RootKind::directory : fuse::RootKind::file,
         options_.cache, guard, log_);
-    fuse::Session session(device_, file_system, log_);
+    fuse::Session session(device_, file_system, choose_threads(options_.threads), log_);
     const auto init = read_init();
     file_system.set_replaceable(options_.pending &&
                                 (fuse::offered_flags2(init) & fuse::has_resend) != 0);
@@ -149,8 +149,12 @@ class Worker {
       log_.use_syslog();
       let_go_of_terminal();
     }
-    become_io_flusher(log_);
-    const fuse::Heartbeat heartbeat(std::move(control_), log_);
+    if (const auto problem = become_io_flusher(); !problem.empty() && !arguments_.takeover) {
+      log_.warning(problem);
+    }
+    guard.check();
+    const fuse::Heartbeat heartbeat(
+        std::move(control_), [&] { return session.is_serving(); }, log_);
     if (!image_->read_only() && !options_.pending) {
       log_.warning(
           fmt::format("{}: mounted with pending=off: if the daemon is killed, what was "
@@ -165,7 +169,7 @@ class Worker {
       file_system.prepare_to_stop();
       session.stop();
     });
-    session.run(choose_threads(options_.threads));
+    session.run();
     return ended;
   }
 
@@ -194,6 +198,7 @@ class Worker {
   const core::PosixStorage init_;
   std::vector<std::byte> init_request_;
   core::FileDescriptor control_;
+  core::CowHeader header_;
   std::unique_ptr<core::CowImage> image_;
   core::PendingFile* pending_ = nullptr;  ///< belongs to the image; null if there is none
 };

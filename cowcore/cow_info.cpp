@@ -2,6 +2,7 @@
 
 #include "cowcore/cow_description.hpp"
 #include "cowcore/lock_holder.hpp"
+#include "cowcore/pending_file.hpp"
 #include "cowcore/posix_storage.hpp"
 #include "cowcore/sector_map.hpp"
 
@@ -33,6 +34,10 @@ CowInfo inspect_cow(const boost::filesystem::path& cow) {
   look_at_backing(info);
   info.in_use = is_locked_for_writing(file->descriptor());
   if (info.in_use) info.user = lock_holder(file->descriptor());
+  if (const auto directory = run_directory(); directory && !info.in_use) {
+    const auto left = find_left_behind(*directory, *file, found);
+    if (left.state != LeftBehind::State::stale) info.left_behind = left.sectors;
+  }
   info.sectors_in_cow = SectorMap(*file, found.layout).count();
   const auto status = file->status();
   info.file_size = status.size;

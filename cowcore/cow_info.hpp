@@ -22,6 +22,7 @@ struct CowInfo {
   SectorCount sectors_in_cow = 0;
   std::uint64_t file_size = 0;  ///< of the COW file, bytes
   std::uint64_t allocated = 0;  ///< bytes that the COW file takes on disk
+  SectorCount left_behind = 0;  ///< written sectors that a killed mount has left (pending_file.hpp)
   bool in_use = false;          ///< somebody has it open for writing; the counts may lag behind
   std::string user;             ///< who that is, where the system tells
 };

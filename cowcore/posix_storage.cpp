@@ -187,7 +187,7 @@ void PosixStorage::lock(LockKind kind) {
   if (errno != EAGAIN && errno != EACCES) fail(errno, "cannot lock");
   const auto holder = lock_holder(fd_.get());
   throw Busy(name_, holder.empty() ? "in use" : fmt::format("in use by {}", holder),
-             "stop it first");
+             holder.starts_with("cowfs ") ? "`cowfs umount` it first" : "stop it first");
 }
 
 }  // namespace cowfs::core

@@ -22,8 +22,14 @@ std::string describe_change(const core::FileStatus& before, const core::FileStat
 
 }  // namespace
 
-BackingGuard::BackingGuard(core::CowImage& image, BackingChange reaction, Log& log)
-    : image_(image), reaction_(reaction), log_(log), known_(image.backing().status()) {}
+BackingGuard::BackingGuard(core::CowImage& image, const core::CowHeader& header,
+                           BackingChange reaction, Log& log)
+    : image_(image), reaction_(reaction), log_(log), known_(image.backing().status()) {
+  if (core::compare_backing(header, known_) == core::BackingState::ok) return;
+  // It changed while no worker looked.
+  known_.size = header.backing_size;
+  known_.modified = {header.backing_mtime, 0};
+}
 
 void BackingGuard::check() noexcept {
   try {

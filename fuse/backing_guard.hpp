@@ -4,6 +4,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "cowcore/cow_header.hpp"
 #include "cowcore/cow_image.hpp"
 #include "cowcore/storage.hpp"
 #include "fuse/log.hpp"
@@ -20,7 +21,9 @@ enum class BackingChange {
 /// Thread safety: check may be called from several threads at once.
 class BackingGuard {
  public:
-  BackingGuard(core::CowImage& image, BackingChange reaction, Log& log);
+  /// `header` is the COW's: a backing that does not match it now has changed already.
+  BackingGuard(core::CowImage& image, const core::CowHeader& header, BackingChange reaction,
+               Log& log);
 
   /// Looks now, and reacts. Does not throw: a backing that can't be looked at counts as changed.
   void check() noexcept;

@@ -7,8 +7,9 @@
 
 namespace cowfs::fuse {
 
-Heartbeat::Heartbeat(core::FileDescriptor control, Log& log)
+Heartbeat::Heartbeat(core::FileDescriptor control, std::function<bool()> is_alive, Log& log)
     : control_(std::move(control)),
+      is_alive_(std::move(is_alive)),
       log_(log),
       thread_([this](const std::stop_token& stop) { work(stop); }) {}
 
@@ -23,7 +24,7 @@ void Heartbeat::work(const std::stop_token& stop) {
   bool supervised = send(WorkerSign::ready);
   while (supervised && !stop.stop_requested()) {
     stopped_.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; });
-    supervised = send(WorkerSign::alive);
+    if (is_alive_()) supervised = send(WorkerSign::alive);
   }
   if (!supervised) log_.warning("the supervisor is gone: a worker that dies now ends the mount");
 }

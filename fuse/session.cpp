@@ -44,8 +44,12 @@ void Session::DestroySession::operator()(fuse_session* session) const {
   fuse_session_destroy(session);
 }
 
-Session::Session(const Device& device, FileSystem& file_system, Log& log)
-    : device_(device), file_system_(file_system), log_(log) {
+Session::Session(const Device& device, FileSystem& file_system, unsigned threads, Log& log)
+    : device_(device),
+      file_system_(file_system),
+      log_(log),
+      threads_(threads),
+      states_(std::make_unique<ThreadState[]>(threads)) {
   library_log = &log;
   fuse_set_log_func(log_for_library);
   fuse_lowlevel_ops operations = file_system.operations();
@@ -116,9 +120,12 @@ void Session::pass_to_library(std::span<std::byte> request) {
   fuse_session_process_buf(session_.get(), &buffer);
 }
 
-void Session::serve_one(std::span<std::byte> buffer, RequestHandler& handler) {
+void Session::serve_one(std::span<std::byte> buffer, RequestHandler& handler, ThreadState& state) {
   std::size_t length = 0;
-  switch (device_.receive(buffer, length)) {
+  state.waiting.store(true, std::memory_order_relaxed);
+  const auto received = device_.receive(buffer, length);
+  state.waiting.store(false, std::memory_order_relaxed);
+  switch (received) {
     case Device::Received::closed:
       stopping_ = true;  // serve() tells the others
       return;
@@ -135,6 +142,20 @@ void Session::serve_one(std::span<std::byte> buffer, RequestHandler& handler) {
   } else if (!handler.handle(*header, request.subspan(sizeof *header))) {
     pass_to_library(request);
   }
+  state.answered.store(state.answered.load(std::memory_order_relaxed) + 1,
+                       std::memory_order_relaxed);
+}
+
+bool Session::is_serving() {
+  std::uint64_t answered = 0;
+  bool waiting = false;
+  for (unsigned i = 0; i < threads_; ++i) {
+    answered += states_[i].answered.load(std::memory_order_relaxed);
+    waiting = waiting || states_[i].waiting.load(std::memory_order_relaxed);
+  }
+  const bool progress = answered != answered_before_;
+  answered_before_ = answered;
+  return waiting || progress;
 }
 
 void Session::stop() {
@@ -143,12 +164,12 @@ void Session::stop() {
   changed_.notify_all();
 }
 
-void Session::serve() noexcept {
+void Session::serve(ThreadState& state) noexcept {
   std::exception_ptr failure;
   try {
     core::ZeroedArray<std::byte> buffer(buffer_bytes);
     const auto handler = file_system_.new_handler(device_);
-    while (!stopping_) serve_one({&buffer[0], buffer.size()}, *handler);
+    while (!stopping_) serve_one({&buffer[0], buffer.size()}, *handler, state);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -159,15 +180,17 @@ void Session::serve() noexcept {
   changed_.notify_all();
 }
 
-void Session::run(unsigned threads) {
+void Session::run() {
   // The signal only ends a wait in read(); it has nothing to do.
   struct sigaction nothing {};
   nothing.sa_handler = [](int) {};
   ::sigaction(wake_signal, &nothing, nullptr);
 
   std::vector<std::jthread> workers;
-  serving_ = threads;
-  for (unsigned i = 0; i < threads; ++i) workers.emplace_back([this] { serve(); });
+  serving_ = threads_;
+  for (unsigned i = 0; i < threads_; ++i) {
+    workers.emplace_back([this, &state = states_[i]] { serve(state); });
+  }
   wait_for_threads(workers);
   workers.clear();
   if (failure_) std::rethrow_exception(failure_);

@@ -51,8 +51,9 @@ class FileSystem {
 
 class Session {
  public:
-  /// `device` and `file_system` must outlive the session. Throws std::runtime_error.
-  Session(const Device& device, FileSystem& file_system, Log& log);
+  /// Serves with `threads` threads. `device` and `file_system` must outlive the session. Throws
+  /// std::runtime_error.
+  Session(const Device& device, FileSystem& file_system, unsigned threads, Log& log);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
   ~Session();
@@ -64,7 +65,11 @@ class Session {
 
   /// Serves until the mount is gone or stop() is called. Throws std::system_error when the device
   /// fails.
-  void run(unsigned threads);
+  void run();
+
+  /// Whether requests are still being answered: a thread waits for one, or one was answered since
+  /// the last call. For one caller, now and then.
+  [[nodiscard]] bool is_serving();
 
   /// Makes run() return after the requests that are being served. From any thread.
   void stop();
@@ -77,8 +82,15 @@ class Session {
     void operator()(fuse_session* session) const;
   };
 
-  void serve() noexcept;
-  void serve_one(std::span<std::byte> buffer, RequestHandler& handler);
+  /// What a thread of the session is at. Each has its own cache line: it is written at each
+  /// request.
+  struct alignas(64) ThreadState {
+    std::atomic<std::uint64_t> answered = 0;
+    std::atomic<bool> waiting = true;
+  };
+
+  void serve(ThreadState& state) noexcept;
+  void serve_one(std::span<std::byte> buffer, RequestHandler& handler, ThreadState& state);
   void pass_to_library(std::span<std::byte> request);
   ssize_t send(std::span<iovec> message);
   void wait_for_threads(std::vector<std::jthread>& workers);
@@ -92,6 +104,10 @@ class Session {
   std::unique_ptr<fuse_session, DestroySession> session_;
   bool negotiating_ = false;
   std::uint32_t offered_flags2_ = 0;
+
+  const unsigned threads_;
+  const std::unique_ptr<ThreadState[]> states_;
+  std::uint64_t answered_before_ = 0;  ///< at the last is_serving()
 
   std::atomic<bool> stopping_ = false;
   std::mutex mutex_;  ///< guards what follows, and the wait for `changed_`

@@ -30,7 +30,8 @@ for command in "${commands[@]}"; do
 done
 
 text_of "$pages/cowfs-mount.1"
-for option in ro rw allow_other cache=window cache=none cache=kernel commit= threads=; do
+for option in ro rw allow_other cache=window cache=none cache=kernel commit= threads= watchdog= pending= \
+    backing-change=; do
     check "cowfs-mount.1 names -o $option" grep -qF -- "$option" "$work/page"
 done
 text_of "$pages/cowfs-info.1"
