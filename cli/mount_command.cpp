@@ -84,6 +84,7 @@ int supervise(const MountArguments& arguments, const ImageMountOptions& options,
   const auto mount_point = fs::canonical(arguments.mount_point);
   const auto source = fs::absolute(cow);
   fuse::SupervisorOptions supervisor_options;
+  supervisor_options.name = mount_point.string();
   supervisor_options.command =
       worker_command(arguments, source, opened.backing->name(), mount_point, directory);
   supervisor_options.takeover_command = supervisor_options.command;

@@ -19,6 +19,9 @@
 namespace cowfs::fuse {
 namespace {
 
+/// Exit status of a child that could not become a worker: the program is gone, or being replaced.
+constexpr int cannot_start_status = 98;
+
 constexpr std::size_t most_deaths = 5;
 constexpr std::chrono::seconds deaths_within{10};
 
@@ -53,7 +56,7 @@ sigset_t supervised_signals() {
   for (const auto& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   ::execv(arguments[0], arguments.data());
-  ::_exit(worker_replace_status);  // counts as a death: the program is gone, or being replaced
+  ::_exit(cannot_start_status);
 }
 
 std::string how_it_died(int status) {
@@ -82,7 +85,7 @@ void Supervisor::receive_init() {
   const auto request = std::span(buffer).first(static_cast<std::size_t>(count));
   can_resend_ = options_.take_over && (offered_flags2(request) & has_resend) != 0;
   if (!can_resend_ && options_.take_over) {
-    log_.warning("this kernel is older than Linux 6.9: a worker that dies ends the mount");
+    log_.warning(about("this kernel is older than Linux 6.9: a worker that dies ends the mount"));
   }
   init_ = core::FileDescriptor(::memfd_create("cowfs-init", MFD_CLOEXEC));
   if (!init_ || ::write(init_.get(), buffer.data(), static_cast<std::size_t>(count)) != count) {
@@ -101,7 +104,12 @@ void Supervisor::start_worker(const std::vector<std::string>& command) {
     become_worker(command,
                   {device_.get(), init_.get(), control.get(), options_.cow, options_.backing});
   }
+  worker_ready_ = false;
   last_sign_ = Clock::now();
+}
+
+std::string Supervisor::about(const std::string& what) const {
+  return fmt::format("{}: {}", options_.name, what);
 }
 
 int Supervisor::run(const std::function<void()>& on_ready) {
@@ -137,6 +145,7 @@ void Supervisor::handle_signs(const std::function<void()>& on_ready) {
     last_sign_ = Clock::now();
     const bool ready = std::find(bytes.begin(), bytes.begin() + count,
                                  static_cast<char>(WorkerSign::ready)) != bytes.begin() + count;
+    worker_ready_ = worker_ready_ || ready;
     if (ready && !told_ready_) {
       told_ready_ = true;
       on_ready();
@@ -151,7 +160,7 @@ void Supervisor::handle_signals() {
       case SIGCHLD:
         break;  // next_step looks
       case SIGUSR1:
-        log_.info("replacing the worker");
+        log_.info(about("replacing the worker"));
         ::kill(worker_, SIGUSR1);
         break;
       default:
@@ -163,8 +172,8 @@ void Supervisor::handle_signals() {
 
 void Supervisor::check_watchdog() {
   if (options_.watchdog.count() == 0 || Clock::now() - last_sign_ < options_.watchdog) return;
-  log_.error(
-      fmt::format("the worker has not answered for {} s; killing it", options_.watchdog.count()));
+  log_.error(about(
+      fmt::format("the worker has not answered for {} s; killing it", options_.watchdog.count())));
   ::kill(worker_, SIGKILL);
   last_sign_ = Clock::now();
 }
@@ -172,12 +181,13 @@ void Supervisor::check_watchdog() {
 Supervisor::Next Supervisor::next_step() {
   int status = 0;
   if (::waitpid(worker_, &status, WNOHANG) != worker_) return Next::wait;
-  if (WIFEXITED(status) && WEXITSTATUS(status) != worker_replace_status) {
-    status_ = WEXITSTATUS(status);
-    return Next::end;
-  }
-  if (WIFEXITED(status) && told_ready_ && can_resend_ && !stopping_) return Next::take_over;
-  return after_death(how_it_died(status));
+  if (!WIFEXITED(status)) return after_death(how_it_died(status));
+  const bool can_take_over = told_ready_ && can_resend_ && !stopping_;
+  if (WEXITSTATUS(status) == worker_replace_status && can_take_over) return Next::take_over;
+  // One that could not even begin is like one that died: the next may fare better.
+  if (!worker_ready_ && can_take_over) return after_death(how_it_died(status));
+  status_ = WEXITSTATUS(status);
+  return Next::end;
 }
 
 Supervisor::Next Supervisor::after_death(const std::string& how) {
@@ -186,15 +196,15 @@ Supervisor::Next Supervisor::after_death(const std::string& how) {
   deaths_.push_back(now);
   status_ = -1;
   if (stopping_ || !told_ready_ || !can_resend_) {
-    log_.error(fmt::format("the worker {}; the mount ends", how));
+    log_.error(about(fmt::format("the worker {}; the mount ends", how)));
     return Next::end;
   }
   if (deaths_.size() >= most_deaths) {
-    log_.error(fmt::format("the worker {}, the {}th time in {} s; giving up, the mount ends", how,
-                           deaths_.size(), deaths_within.count()));
+    log_.error(about(fmt::format("the worker {}, the {}th time in {} s; giving up, the mount ends",
+                                 how, deaths_.size(), deaths_within.count())));
     return Next::end;
   }
-  log_.warning(fmt::format("the worker {}; a new one takes over", how));
+  log_.warning(about(fmt::format("the worker {}; a new one takes over", how)));
   return Next::take_over;
 }
 

@@ -41,6 +41,7 @@ enum class WorkerSign : char {
 inline constexpr int worker_replace_status = 99;
 
 struct SupervisorOptions {
+  std::string name;                           ///< of the mount, for the log
   std::vector<std::string> command;           ///< the worker's program and arguments
   std::vector<std::string> takeover_command;  ///< the same for a worker that follows another
   int cow = -1;
@@ -73,6 +74,7 @@ class Supervisor {
   [[nodiscard]] Next next_step();
   [[nodiscard]] Next after_death(const std::string& how);
   [[nodiscard]] int poll_timeout() const;
+  [[nodiscard]] std::string about(const std::string& what) const;
 
   core::FileDescriptor device_;
   core::FileDescriptor init_;
@@ -85,7 +87,8 @@ class Supervisor {
   int status_ = 0;
   bool can_resend_ = false;  ///< the kernel sends requests again when asked to
   bool stopping_ = false;
-  bool told_ready_ = false;
+  bool told_ready_ = false;    ///< the mount has been in use
+  bool worker_ready_ = false;  ///< this worker has served
   Clock::time_point last_sign_;
   std::vector<Clock::time_point> deaths_;
 };
