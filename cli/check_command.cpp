@@ -8,6 +8,7 @@
 #include "cli/command.hpp"
 #include "cowcore/cow_description.hpp"
 #include "cowcore/errors.hpp"
+#include "cowcore/left_behind.hpp"
 #include "cowcore/pending_file.hpp"
 #include "cowcore/posix_storage.hpp"
 

@@ -95,12 +95,14 @@ void apply(std::string_view option, GenericOptions generic, ImageMountOptions& o
 
 std::uint64_t parse_size(const std::string& text) {
   std::uint64_t bytes = 0;
-  std::string number = text;
+  const auto* end = text.data() + text.size();
+  const auto [unit, error] = std::from_chars(text.data(), end, bytes);
+  // CLI11 left to itself reads 010 as 8 and 0x10 as 16.
+  auto number = fmt::format("{}{}", bytes, std::string_view(unit, end));
   try {
     // K, M, G are powers of 1024 here, as in all tools for disk images.
     const auto problem = CLI::AsSizeValue(false)(number);
-    const bool begins_with_digit = !text.empty() && text.front() >= '0' && text.front() <= '9';
-    if (begins_with_digit && problem.empty() && CLI::detail::lexical_cast(number, bytes)) {
+    if (error == std::errc{} && problem.empty() && CLI::detail::lexical_cast(number, bytes)) {
       return bytes;
     }
   } catch (const CLI::ValidationError&) {

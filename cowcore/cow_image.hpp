@@ -85,7 +85,7 @@ class CowImage {
   /// together share the work; with nothing written there is none.
   void flush();
 
-  /// Whether something was written since the last flush began.
+  /// Whether something may have been written since the last flush began.
   [[nodiscard]] bool has_unflushed() const { return unflushed_.load(std::memory_order_relaxed); }
 
   /// The piece at `offset`, at most `limit` bytes long (both inside the image, limit at least 1).
@@ -132,7 +132,8 @@ class CowImage {
   RangeLocks locks_;
 
   std::atomic<std::uint64_t> cow_end_;  ///< the size of the COW file; only ever grows
-  std::atomic<bool> unflushed_ = false;
+  /// Something was written, perhaps by a process before this one that did not come to sync it.
+  std::atomic<bool> unflushed_ = true;
   std::atomic<bool> failed_;            ///< a flush has failed
   std::atomic<bool> refusing_ = false;  ///< by refuse_writes
   JoinedCalls flushes_;

@@ -1,6 +1,7 @@
 #include "cowcore/cow_info.hpp"
 
 #include "cowcore/cow_description.hpp"
+#include "cowcore/left_behind.hpp"
 #include "cowcore/lock_holder.hpp"
 #include "cowcore/pending_file.hpp"
 #include "cowcore/posix_storage.hpp"

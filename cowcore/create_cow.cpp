@@ -30,8 +30,8 @@ namespace fs = boost::filesystem;
 class TemporaryFile {
  public:
   explicit TemporaryFile(const fs::path& wanted)
-      : path_(wanted.parent_path() /
-              fs::unique_path(wanted.filename().string() + ".%%%%-%%%%.tmp")) {
+      // Not made of the wanted name: that may be as long as a name can be.
+      : path_(wanted.parent_path() / fs::unique_path(".cowfs-%%%%-%%%%-%%%%.tmp")) {
     FileDescriptor fd(::open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (!fd) throw_errno(wanted, "cannot create");
     file_ = std::make_unique<PosixStorage>(std::move(fd), wanted.string());
@@ -88,12 +88,19 @@ CowHeader header_for(const fs::path& cow, const fs::path& backing, const FileSta
 
 }  // namespace
 
+void write_empty_cow(Storage& file, const CowHeader& header) {
+  const auto layout = compute_layout(header, file.name());
+  file.write(0, serialize_header(header));
+  // As uml_mkcow: the file ends where the backing's own bytes would, not at a whole sector.
+  file.resize(layout.data_offset + header.backing_size);
+  file.sync();
+}
+
 void create_cow(const fs::path& cow, const fs::path& backing, IfExists if_exists) {
   const auto backing_file =
       PosixStorage::open(backing, Access::read_only, FileKinds::regular_or_block);
   const auto status = backing_file->status();
   const auto header = header_for(cow, backing, status);
-  const auto layout = compute_layout(header, cow.string());
 
   std::unique_ptr<PosixStorage> replaced;
   if (fs::exists(fs::symlink_status(cow))) {
@@ -107,10 +114,7 @@ void create_cow(const fs::path& cow, const fs::path& backing, IfExists if_exists
   }
   const auto target = replaced ? fs::canonical(cow) : fs::absolute(cow);
   TemporaryFile temporary(target);
-  temporary.file().write(0, serialize_header(header));
-  // As uml_mkcow: the file ends where the backing's own bytes would, not at a whole sector.
-  temporary.file().resize(layout.data_offset + header.backing_size);
-  temporary.file().sync();
+  write_empty_cow(temporary.file(), header);
   temporary.rename_to(target, if_exists);
   sync_directory(target.parent_path());
 }

@@ -3,6 +3,9 @@
 
 #include <boost/filesystem/path.hpp>
 
+#include "cowcore/cow_header.hpp"
+#include "cowcore/storage.hpp"
+
 namespace cowfs::core {
 
 enum class IfExists {
@@ -15,5 +18,9 @@ enum class IfExists {
 /// Throws Error, Busy, std::system_error; then nothing has changed.
 void create_cow(const boost::filesystem::path& cow, const boost::filesystem::path& backing,
                 IfExists if_exists);
+
+/// What create_cow does to the file before it gets its name: makes an empty file an empty COW, and
+/// syncs it. Throws DamagedCow for sizes that no file can have, and std::system_error.
+void write_empty_cow(Storage& file, const CowHeader& header);
 
 }  // namespace cowfs::core

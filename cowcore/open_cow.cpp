@@ -13,6 +13,7 @@
 
 #include "cowcore/backing.hpp"
 #include "cowcore/errors.hpp"
+#include "cowcore/left_behind.hpp"
 #include "cowcore/open_as.hpp"
 
 namespace cowfs::core {

@@ -54,7 +54,7 @@ ImageFileSystem::ImageFileSystem(core::CowImage& image, const Device& device, Ro
       disk_node_(root == RootKind::file ? root_node : disk_in_directory),
       cache_(cache),
       page_cache_(device, disk_node_,
-                  cache.mode == CachePolicy::Mode::window ? cache.window : PageCache::unlimited),
+                  cache.mode == CachePolicy::Mode::kernel ? PageCache::unlimited : cache.window),
       supervisor_(::getppid()) {}
 
 void ImageFileSystem::negotiate(fuse_conn_info& connection) {
@@ -71,6 +71,21 @@ void ImageFileSystem::negotiate(fuse_conn_info& connection) {
 
 std::uint32_t ImageFileSystem::choose_flags2(std::uint32_t offered) const {
   return offered & direct_io_allow_mmap;
+}
+
+void ImageFileSystem::note_opened(Handle handle) {
+  if (handle != Handle::cached) return;
+  ++cached_opens_;
+  ++cached_opens_ever_;
+}
+
+ImageFileSystem::CacheMoment ImageFileSystem::cache_moment() const {
+  return {assume_cached_opens_ || mapped_direct_ || cached_opens_ > 0, cached_opens_ever_};
+}
+
+bool ImageFileSystem::may_have_cached_since(const CacheMoment& then) const {
+  const auto now = cache_moment();
+  return then.in_use || now.in_use || now.opens_before != then.opens_before;
 }
 
 void ImageFileSystem::report_unreadable(std::uint64_t offset, std::size_t length) {
@@ -128,6 +143,11 @@ class ImageFileSystem::Handler final : public RequestHandler {
   bool read(std::uint64_t unique, const fuse_read_in& in) noexcept {
     const auto offset = std::min<std::uint64_t>(in.offset, image_.size());
     const auto length = std::min<std::uint64_t>(in.size, image_.size() - offset);
+    const bool for_cache = !is_direct(in);
+    // Before the image is read: a write that this read does not see must see that it goes on.
+    if (for_cache && in.fh == static_cast<std::uint64_t>(Handle::direct)) {
+      owner_.note_mapped_direct();
+    }
     if (const int error = errno_of([&] { image_.view(offset, length, view_); })) {
       device_.reply_error(unique, error);
       if (error == EIO) owner_.report_unreadable(offset, length);
@@ -138,9 +158,7 @@ class ImageFileSystem::Handler final : public RequestHandler {
       owner_.report_unreadable(offset, length);
     }
     view_.clear();
-    if (in.fh == static_cast<std::uint64_t>(Handle::cached)) {
-      owner_.page_cache_.note_cached(offset, length);
-    }
+    if (for_cache) owner_.page_cache_.note_cached(offset, length);
     return true;
   }
 
@@ -149,6 +167,7 @@ class ImageFileSystem::Handler final : public RequestHandler {
     // As at the end of a block device: what does not fit is left out.
     const auto room = image_.size() - std::min<std::uint64_t>(in.offset, image_.size());
     data = data.first(std::min<std::uint64_t>({data.size(), in.size, room}));
+    const auto before = owner_.cache_moment();
     const int error = errno_of([&] {
       if (data.empty() && in.size > 0) {
         throw std::system_error(ENOSPC, std::generic_category(), "past the end of the image");
@@ -161,17 +180,24 @@ class ImageFileSystem::Handler final : public RequestHandler {
       return true;
     }
     const auto written = static_cast<std::uint32_t>(data.size());
-    const bool from_cache = in.fh == static_cast<std::uint64_t>(Handle::cached) ||
-                            (in.write_flags & FUSE_WRITE_CACHE) != 0;
-    if (from_cache) {
+    if (!is_direct(in)) {
       device_.reply_with(unique, fuse_write_out{written, 0});
       owner_.page_cache_.note_cached(in.offset, written);
-    } else if (owner_.is_cached_open()) {
+    } else if (owner_.may_have_cached_since(before)) {
       owner_.page_cache_.answer_direct_write(unique, in.offset, written);
     } else {
       device_.reply_with(unique, fuse_write_out{written, 0});
     }
     return true;
+  }
+
+  // The handle does not tell: a direct one may be mapped, and a plain one may be made direct by
+  // fcntl. The kernel says whose locks count for direct I/O only, not for its cache's own.
+  static bool is_direct(const fuse_read_in& in) {
+    return (in.read_flags & FUSE_READ_LOCKOWNER) != 0;
+  }
+  static bool is_direct(const fuse_write_in& in) {
+    return (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
   }
 
   ImageFileSystem& owner_;

@@ -21,7 +21,7 @@ namespace cowfs::fuse {
 struct CachePolicy {
   enum class Mode {
     window,  ///< an O_DIRECT open is direct, any other is cached, within a window
-    none,    ///< every open is direct
+    none,    ///< every open is direct; what is mapped is cached, within the window
     kernel,  ///< as `window`, without a bound
   };
   static constexpr std::uint64_t default_window = std::uint64_t{16} << 20;
@@ -60,9 +60,20 @@ class ImageFileSystem final : public FileSystem {
 
   enum class Handle : std::uint64_t { cached = 1, direct = 2 };
 
-  void note_opened(Handle handle) { cached_opens_ += handle == Handle::cached ? 1 : 0; }
+  void note_opened(Handle handle);
   void note_closed(Handle handle) { cached_opens_ -= handle == Handle::cached ? 1 : 0; }
-  [[nodiscard]] bool is_cached_open() const { return assume_cached_opens_ || cached_opens_ > 0; }
+  /// A page of a file that is open for direct I/O was read for a mapping.
+  void note_mapped_direct() { mapped_direct_ = true; }
+
+  /// A moment. Two of them tell whether the kernel may have cached what was read between them, also
+  /// through a handle that was opened and closed again.
+  struct CacheMoment {
+    bool in_use;
+    std::uint64_t opens_before;
+  };
+  [[nodiscard]] CacheMoment cache_moment() const;
+  [[nodiscard]] bool may_have_cached_since(const CacheMoment& then) const;
+
   void report_unreadable(std::uint64_t offset, std::size_t length);
 
   core::CowImage& image_;
@@ -76,6 +87,8 @@ class ImageFileSystem final : public FileSystem {
   bool assume_cached_opens_ = false;
   bool replaceable_ = false;
   std::atomic<std::int64_t> cached_opens_ = 0;
+  std::atomic<std::uint64_t> cached_opens_ever_ = 0;
+  std::atomic<bool> mapped_direct_ = false;  ///< at some time: nobody tells when it ends
   std::atomic<std::int64_t> last_report_ = 0;  ///< seconds of the steady clock
 };
 
