@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <iostream>
 
 #include "cli/command.hpp"
@@ -21,5 +22,8 @@ void replace_closed_streams() {
 
 int main(int argc, char** argv) {
   replace_closed_streams();
+  // A limit on the size of files is an error of the write (EFBIG), not the end of a daemon. Workers
+  // inherit it.
+  ::signal(SIGXFSZ, SIG_IGN);
   return cowfs::cli::run({argv, argv + argc}, {std::cout, std::cerr});
 }

@@ -15,7 +15,7 @@
 // that were in the COW before), 2 alone is the flush.
 //
 // Sectors that are in the COW already are overwritten in place: a power loss leaves the old or the
-// new content of each.
+// new content of each. (One of them may need the file to grow first: complete_last_sector.)
 
 #include "cowcore/cow_image.hpp"
 
@@ -234,10 +234,35 @@ void CowImage::write_filled(std::uint64_t offset, std::span<const std::byte> fro
   }
 }
 
+// A COW of an odd-sized backing ends inside its last sector, as UML makes it. If that sector's bit
+// is on disk, a power loss in the middle of a write could leave its new data without the file's new
+// size: half of it, then zeros. So the size has to be on disk before, or together with, the bit.
+
+void CowImage::grow() {
+  const auto size = layout_.data_offset + layout_.merged_size;
+  cow_->resize(size);  // no write goes past this
+  note_end(size);
+}
+
+/// For a bit that was there when the COW was opened.
+void CowImage::complete_last_sector() {
+  if (!map_.in_cow(layout_.sectors - 1)) return;
+  grow();
+  unflushed_.store(true, std::memory_order_release);
+  flush();
+}
+
 void CowImage::write_data(std::uint64_t offset, std::span<const std::byte> from) {
   const auto begin = layout_.data_offset + offset;
-  cow_->write(begin, from);
   const auto end = begin + from.size();
+  const auto file_end = cow_end_.load(std::memory_order_relaxed);
+  if (end > file_end && file_end % sector_bytes != 0) complete_last_sector();
+  cow_->write(begin, from);
+  note_end(end);
+}
+
+/// The COW file reaches as far as `end`.
+void CowImage::note_end(std::uint64_t end) {
   auto known = cow_end_.load(std::memory_order_relaxed);
   while (known < end && !cow_end_.compare_exchange_weak(known, end, std::memory_order_release)) {
   }
@@ -303,6 +328,8 @@ void CowImage::zero_sectors(std::uint64_t begin, std::uint64_t end) {
 
 void CowImage::punch(std::uint64_t begin, std::uint64_t end) {
   prepare(begin, end);
+  const auto file_end = cow_end_.load(std::memory_order_relaxed);
+  if (layout_.data_offset + end > file_end && file_end % sector_bytes != 0) grow();
   cow_->punch(layout_.data_offset + begin, end - begin);
   mark_in_cow(begin, end);
 }
@@ -347,11 +374,16 @@ class CowImage::ExtentFinder {
       : image_(image), cow_(*image.cow_, image.layout_.data_offset), backing_(*image.backing_, 0) {}
 
   Extent at(std::uint64_t offset, std::uint64_t end) {
-    const auto run = image_.run_at(offset, end);
-    const auto run_end = std::min(end, (offset / sector_bytes + run.length) * sector_bytes);
-    const auto [is_data, piece_end] = (run.in_cow ? cow_ : backing_).at(offset);
-    const auto source = !is_data ? Source::zero : run.in_cow ? Source::cow : Source::backing;
-    return {offset, std::min(run_end, piece_end) - offset, source};
+    // The file comes first: its answer bounds the search in the bitmap, which else goes to the end
+    // of the run for each of the pieces in it.
+    const bool in_cow = image_.map_.in_cow(offset / sector_bytes);
+    const auto [is_data, piece_end] = (in_cow ? cow_ : backing_).at(offset);
+    const auto limit = std::min(end, piece_end);
+    const auto run = image_.run_at(offset, limit);
+    if (run.in_cow != in_cow) return at(offset, end);  // written just now
+    const auto run_end = std::min(limit, (offset / sector_bytes + run.length) * sector_bytes);
+    const auto source = !is_data ? Source::zero : in_cow ? Source::cow : Source::backing;
+    return {offset, run_end - offset, source};
   }
 
  private:

@@ -111,6 +111,9 @@ class CowImage {
   [[nodiscard]] bool needs_fill(std::uint64_t offset) const;
   void write_filled(std::uint64_t offset, std::span<const std::byte> from);
   void write_data(std::uint64_t offset, std::span<const std::byte> from);
+  void grow();
+  void complete_last_sector();
+  void note_end(std::uint64_t end);
   void prepare(std::uint64_t begin, std::uint64_t end);
   void mark_in_cow(std::uint64_t begin, std::uint64_t end);
   void zero_part(std::uint64_t offset, std::uint64_t length);

@@ -14,6 +14,7 @@
 #include <array>
 #include <bit>
 #include <cerrno>
+#include <limits>
 #include <optional>
 #include <span>
 #include <system_error>
@@ -33,6 +34,7 @@ namespace {
 
 /// How long a write that was under way when the daemon died may have gone on.
 constexpr std::int64_t longest_last_write = 2'000'000'000;
+constexpr auto end_of_time = std::numeric_limits<std::int64_t>::max();
 
 std::optional<pending::Header> read_header(int fd) {
   alignas(pending::Header) std::array<std::byte, sizeof(pending::Header)> bytes;
@@ -110,9 +112,11 @@ void judge(LeftBehind& left, int fd, const pending::Header& head, const PosixSto
                "a sync of the COW had failed, so some of their data may be lost");
   }
   if (left.sectors == 0) return set(left, State::nothing, "");
-  const auto last_write = head.writes_under_way == 0
-                              ? head.last_end
-                              : std::max(head.last_begin, head.last_end) + longest_last_write;
+  const auto latest = std::max(head.last_begin, head.last_end);
+  const auto last_write =
+      head.writes_under_way == 0
+          ? head.last_end
+          : std::min(latest, end_of_time - longest_last_write) + longest_last_write;
   if (pending::nanoseconds(cow.status().modified) > last_write ||
       !same_cow_header(fd, cow, description)) {
     return set(left, State::conflict, "somebody else has written the COW since");

@@ -10,6 +10,7 @@
 #include <boost/filesystem/fstream.hpp>
 #include <cerrno>
 #include <ctime>
+#include <limits>
 #include <system_error>
 
 #include "cowcore/errors.hpp"
@@ -47,13 +48,20 @@ std::int64_t birth_of(const PosixStorage& file) {
       (found.stx_mask & STATX_BTIME) == 0) {
     return 0;  // the file system does not know
   }
-  return found.stx_btime.tv_sec * 1'000'000'000 + found.stx_btime.tv_nsec;
+  return nanoseconds({found.stx_btime.tv_sec, found.stx_btime.tv_nsec});
 }
 
 }  // namespace
 
 std::int64_t nanoseconds(const timespec& time) {
-  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  // A file's time can be set to what does not fit: it must not come round as an early one.
+  std::int64_t value = 0;
+  if (__builtin_mul_overflow(std::int64_t{time.tv_sec}, 1'000'000'000, &value) ||
+      __builtin_add_overflow(value, std::int64_t{time.tv_nsec}, &value)) {
+    using Limits = std::numeric_limits<std::int64_t>;
+    return time.tv_sec < 0 ? Limits::min() : Limits::max();
+  }
+  return value;
 }
 
 void throw_errno(const fs::path& path, const char* action) {

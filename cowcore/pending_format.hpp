@@ -74,6 +74,7 @@ void forget_writes_under_way(Header& header) noexcept;
 void note_failure(Header& header) noexcept;
 [[nodiscard]] bool has_failed(const Header& header) noexcept;
 
+/// The nearest value, for a time that has none.
 [[nodiscard]] std::int64_t nanoseconds(const timespec& time);
 [[noreturn]] void throw_errno(const boost::filesystem::path& path, const char* action);
 

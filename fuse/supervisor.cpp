@@ -19,7 +19,7 @@
 namespace cowfs::fuse {
 namespace {
 
-/// Exit status of a child that could not become a worker: the program is gone, or being replaced.
+/// Exit status of a child that could not become a worker.
 constexpr int cannot_start_status = 98;
 
 constexpr std::size_t most_deaths = 5;
@@ -42,12 +42,14 @@ sigset_t supervised_signals() {
                                 const std::array<int, 5>& descriptors) {
   // First out of the way of each other, then into place; dup2 also makes them survive the exec.
   std::array<int, 5> high{};
-  constexpr int out_of_the_way = 64;
+  constexpr int out_of_the_way = WorkerDescriptors::backing + 1;
   for (std::size_t i = 0; i < high.size(); ++i) {
     high[i] = ::fcntl(descriptors[i], F_DUPFD_CLOEXEC, out_of_the_way);
   }
   for (std::size_t i = 0; i < high.size(); ++i) {
-    ::dup2(high[i], WorkerDescriptors::device + static_cast<int>(i));
+    if (::dup2(high[i], WorkerDescriptors::device + static_cast<int>(i)) < 0) {
+      ::_exit(cannot_start_status);
+    }
   }
   sigset_t none;
   ::sigemptyset(&none);
@@ -56,6 +58,8 @@ sigset_t supervised_signals() {
   for (const auto& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   ::execv(arguments[0], arguments.data());
+  // It is gone, or half-installed: then the one that runs here, which is kept as long as it does.
+  ::execv("/proc/self/exe", arguments.data());
   ::_exit(cannot_start_status);
 }
 

@@ -59,7 +59,8 @@ class Kill : public MountTest {
     return std::make_unique<Writers>(journal_, file, ++streams_, syncs);
   }
 
-  /// Mounts, and expects to be told of what a killed mount has left exactly if it has left anything.
+  /// Mounts, and expects to be told of what a killed mount has left exactly if it has left
+  /// anything.
   [[nodiscard]] Mounted mount_again(const std::string& options = "commit=0") {
     const bool left = has_left_sectors_behind(cow());
     mounts_with_something_left_ += left ? 1 : 0;
@@ -163,9 +164,10 @@ void Kill::kill_both_under_writers(int kills, Syncs syncs) {
   for (int i = 0; i < kills; ++i) {
     SCOPED_TRACE("kill " + std::to_string(i + 1));
     const auto mounted = mount_again(i % 2 == 0 ? "commit=0" : "commit=1");
-    const auto file = open_file(mounted.file(), O_RDONLY | O_DIRECT);
+    auto file = open_file(mounted.file(), O_RDONLY | O_DIRECT);
     ASSERT_NO_FATAL_FAILURE(journal().check(file));
     const auto daemon = daemon_behind(file);
+    file = {};
     const WatchedProcess worker(daemon.worker);
     auto writers = start_writers(mounted.file(), syncs);
     writers->wait_for_writes(random().between(0, random().one_in(2) ? 20 : 1000));

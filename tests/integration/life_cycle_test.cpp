@@ -74,9 +74,8 @@ TEST_F(LifeCycle, MountReturnsWhenTheImageIsUsableAndUmountWhenAllIsGone) {
     ASSERT_EQ(cowfs({"mount", "-o", "commit=0", cow(), where.string()}).status, 0);
     ASSERT_TRUE(is_mounted(where));
     const Mounted mounted(where);
-    ASSERT_NO_FATAL_FAILURE(
-        model().write(open_file(mounted.file(), O_WRONLY),
-                      {static_cast<std::uint64_t>(i) * 10'000, 512}, random()));
+    ASSERT_NO_FATAL_FAILURE(model().write(open_file(mounted.file(), O_WRONLY),
+                                          {static_cast<std::uint64_t>(i) * 10'000, 512}, random()));
     ASSERT_EQ(cowfs({"umount", where.string()}).status, 0);
     EXPECT_TRUE(mounted.daemon().has_ended());
     EXPECT_FALSE(is_mounted(where));
@@ -87,8 +86,8 @@ TEST_F(LifeCycle, MountReturnsWhenTheImageIsUsableAndUmountWhenAllIsGone) {
 }
 
 TEST_F(LifeCycle, TheDaemonHoldsNothingOfTheCallers) {
-  const auto done = run({.command = {cowfs_program(), "mount", cow(), point().string()},
-                         .directory = directory()});
+  const auto done = run(
+      {.command = {cowfs_program(), "mount", cow(), point().string()}, .directory = directory()});
   ASSERT_EQ(done.status, 0) << done.err;
   const Mounted mounted(point());
   for (const auto pid : {mounted.daemon().pid(), mounted.worker().pid()}) {
@@ -116,11 +115,12 @@ TEST_F(LifeCycle, ACallerThatCapturesTheOutputDoesNotWaitForTheDaemon) {
 }
 
 TEST_F(LifeCycle, ItMayBeStartedWithoutStandardStreams) {
-  for (const auto& closed : std::vector<std::vector<int>>{{0}, {1}, {2}, {0, 1}, {1, 2}, {0, 1, 2}}) {
+  for (const auto& closed :
+       std::vector<std::vector<int>>{{0}, {1}, {2}, {0, 1}, {1, 2}, {0, 1, 2}}) {
     SCOPED_TRACE(::testing::PrintToString(closed));
-    const auto mount = run({.command = {cowfs_program(), "mount", "-o", "commit=0", cow(),
-                                        point().string()},
-                            .closed = closed});
+    const auto mount =
+        run({.command = {cowfs_program(), "mount", "-o", "commit=0", cow(), point().string()},
+             .closed = closed});
     ASSERT_EQ(mount.status, 0) << mount.err;
     const Mounted mounted(point());
     ASSERT_NO_FATAL_FAILURE(write_somewhere(open_file(mounted.file(), O_RDWR)));
@@ -129,9 +129,9 @@ TEST_F(LifeCycle, ItMayBeStartedWithoutStandardStreams) {
         run({.command = {cowfs_program(), "umount", point().string()}, .closed = closed});
     EXPECT_EQ(umount.status, 0) << umount.err;
     // A failure must say so by its status at least.
-    const auto refused = run(
-        {.command = {cowfs_program(), "mount", files().backing.string(), point().string()},
-         .closed = closed});
+    const auto refused =
+        run({.command = {cowfs_program(), "mount", files().backing.string(), point().string()},
+             .closed = closed});
     EXPECT_EQ(refused.status, 4);
   }
 }
@@ -139,8 +139,7 @@ TEST_F(LifeCycle, ItMayBeStartedWithoutStandardStreams) {
 TEST_F(LifeCycle, OfTwoMountsOfOneCowAtOnceOneSucceedsAndOneIsToldThatItIsInUse) {
   for (int i = 0; i < 10; ++i) {
     Process first({.command = {cowfs_program(), "mount", cow(), point().string()}});
-    Process second(
-        {.command = {cowfs_program(), "mount", cow(), (directory() / "dir").string()}});
+    Process second({.command = {cowfs_program(), "mount", cow(), (directory() / "dir").string()}});
     const std::vector statuses{first.wait().status, second.wait().status};
     ASSERT_THAT(statuses, ::testing::UnorderedElementsAre(0, in_use));
     const Mounted mounted(statuses[0] == 0 ? point() : directory() / "dir");
@@ -324,8 +323,8 @@ void kill_all_of(const Mounted& mounted) {
 TEST_F(LifeCycle, AMountWhoseDaemonWasKilledCanBeUnmountedAndMountedAgain) {
   for (const auto& where : {point().string(), (directory() / "dir").string() + "/"}) {
     SCOPED_TRACE(where);
-    const auto mounted = mount_image(cow(), fs::path(where).remove_trailing_separator(),
-                                     {"-o", "commit=0"});
+    const auto mounted =
+        mount_image(cow(), fs::path(where).remove_trailing_separator(), {"-o", "commit=0"});
     const auto file_name = mounted.file();
     {
       const auto file = open_file(file_name, O_RDWR | O_SYNC);
@@ -334,9 +333,8 @@ TEST_F(LifeCycle, AMountWhoseDaemonWasKilledCanBeUnmountedAndMountedAgain) {
     kill_all_of(mounted);
     EXPECT_EQ(error_of([&] { open_file(file_name, O_RDONLY); }), ENOTCONN);
     // The kernel believes what it knows of the root's attributes for a second.
-    ASSERT_TRUE(eventually([&] {
-      return error_of([&] { (void)status_of(mounted.point()); }) == ENOTCONN;
-    }));
+    ASSERT_TRUE(eventually(
+        [&] { return error_of([&] { (void)status_of(mounted.point()); }) == ENOTCONN; }));
     const auto refused = cowfs({"mount", cow(), where});
     EXPECT_EQ(refused.status, failed);
     EXPECT_THAT(refused.err, HasSubstr(where + ": cannot mount there: Transport endpoint"));
@@ -346,50 +344,6 @@ TEST_F(LifeCycle, AMountWhoseDaemonWasKilledCanBeUnmountedAndMountedAgain) {
     EXPECT_FALSE(is_mounted(mounted.point()));
     expect_content_at_next_mount();
   }
-}
-
-TEST_F(LifeCycle, IfAllOfItIsKilledTheNextMountHasEveryAcknowledgedWrite) {
-  {
-    const auto mounted = mount_image(cow(), point(), {"-o", "commit=0"});
-    const auto file = open_file(mounted.file(), O_RDWR | O_DIRECT);
-    for (int i = 0; i < 100; ++i) {
-      auto range = model().random_range(random(), 20'000);
-      range.length = std::min(range.length, files().size() - range.offset);
-      if (range.length == 0) continue;
-      ASSERT_NO_FATAL_FAILURE(model().write(file, range, random()));
-    }
-    ASSERT_NO_FATAL_FAILURE(write_somewhere(file));
-    EXPECT_FALSE(is_in_bitmap());
-    ASSERT_NO_FATAL_FAILURE(kill_all_of(mounted));
-    EXPECT_FALSE(is_in_bitmap());
-  }
-  const auto done = cowfs({"mount", cow(), point().string()});
-  ASSERT_EQ(done.status, 0) << done.err;
-  const Mounted mounted(point());
-  EXPECT_THAT(done.err, HasSubstr(cow() + ": "));
-  EXPECT_TRUE(is_in_bitmap());
-  model().check_all(open_file(mounted.file(), O_RDONLY));
-}
-
-TEST_F(LifeCycle, AWorkerThatIsKilledIsReplacedAndItsUsersGoOn) {
-  if (!kernel_is_at_least(6, 9)) GTEST_SKIP() << "needs Linux 6.9, which sends requests again";
-  const auto mounted = mount_image(cow(), point(), {"-o", "commit=0"});
-  const auto plain = open_file(mounted.file(), O_RDWR);
-  const auto direct = open_file(mounted.file(), O_RDWR | O_DIRECT);
-  for (int i = 0; i < 4; ++i) {
-    const auto worker = mounted.worker();
-    for (int k = 0; k < 20; ++k) {
-      auto range = model().random_range(random(), 20'000);
-      range.length = std::min(range.length, files().size() - range.offset);
-      if (k == 10) worker.signal(SIGKILL);
-      if (range.length == 0) continue;
-      ASSERT_NO_FATAL_FAILURE(model().write(k % 2 == 0 ? plain : direct, range, random()));
-      ASSERT_NO_FATAL_FAILURE(model().check_read(k % 3 == 0 ? plain : direct, range));
-    }
-    EXPECT_NE(mounted.worker().pid(), worker.pid());
-    EXPECT_FALSE(mounted.daemon().has_ended());
-  }
-  model().check_all(plain);
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ attach
 # mkfs discards the whole device first. A discard that marked what is a hole anyway would show in the number of
 # sectors, one that wrote zeros would show in the blocks.
 check "mkfs.$fs makes a file system" "${make[@]}" "$loop"
-sync "$work/cow"
+sync "$work/merged"
 check "for which the COW takes less than 8 MiB: $(blocks_of "$work/cow") blocks" \
     test "$(blocks_of "$work/cow")" -lt $((8 * 2048))
 check "and holds less than 16 MiB: $(sectors_in_cow) sectors" test "$(sectors_in_cow)" -lt $((16 * 2048))

@@ -6,7 +6,6 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <linux/ptrace.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -103,8 +102,9 @@ using ParallelWrites = MountTest;
 
 TEST_F(ParallelWrites, SeveralDirectWritesAreInFlightAtOnce) {
   if (!kernel_is_at_least(6, 9)) {
-    GTEST_SKIP() << "before Linux 6.9 the kernel sends one direct write at a time, where a file that "
-                    "is open for direct I/O can be mapped";
+    GTEST_SKIP()
+        << "before Linux 6.9 the kernel sends one direct write at a time, where a file that "
+           "is open for direct I/O can be mapped";
   }
   constexpr std::uint64_t size = 4'000'000;
   constexpr int writers = 4;

@@ -45,7 +45,7 @@ struct Pipe {
 }
 
 constexpr std::array<unsigned, 3> ignoring_permissions{CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH,
-                                                      CAP_FOWNER};
+                                                       CAP_FOWNER};
 
 using Capabilities = std::array<__user_cap_data_struct, 2>;
 

@@ -1,6 +1,8 @@
 #include "tests/support/test_random.hpp"
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 
 namespace cowfs::tests {
 
@@ -16,10 +18,9 @@ std::string seed_hint() { return "COWFS_TEST_SEED=" + std::to_string(test_seed()
 
 std::vector<std::byte> TestRandom::bytes(std::size_t count) {
   std::vector<std::byte> bytes(count);
-  std::uint64_t word = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    if (i % 8 == 0) word = engine_();
-    bytes[i] = static_cast<std::byte>(word >> (i % 8 * 8));
+  for (std::size_t at = 0; at < count; at += sizeof(std::uint64_t)) {
+    const auto word = engine_();
+    std::memcpy(&bytes[at], &word, std::min(sizeof word, count - at));
   }
   return bytes;
 }

@@ -161,6 +161,52 @@ TEST_F(FlushOrder, APunchedHoleIsSyncedBeforeItsBits) {
   EXPECT_EQ(order(), "PS");
 }
 
+/// A COW as UML makes it: it ends inside of the last sector.
+class FlushOrderOfOddSize : public testing::Test {
+ protected:
+  FlushOrderOfOddSize() {
+    tests::make_empty_cow(*cow_->open(), header_);
+    backing_->open()->write(0, Bytes(size, std::byte{1}));
+  }
+
+  [[nodiscard]] std::unique_ptr<CowImage> open() const {
+    return std::make_unique<CowImage>(std::make_unique<tests::RecordingStorage>(cow_->open(), log_),
+                                      backing_->open(), layout_, false);
+  }
+
+  [[nodiscard]] std::vector<Operation> order() const {
+    std::vector<Operation> order;
+    for (const auto& operation : log_->operations()) {
+      if (operation.operation != Operation::reserve) order.push_back(operation.operation);
+    }
+    return order;
+  }
+
+  static constexpr std::uint64_t size = 8 * sector_bytes - 100;
+  std::shared_ptr<tests::MemoryFile> cow_ = tests::MemoryFile::make("cow");
+  std::shared_ptr<tests::MemoryFile> backing_ = tests::MemoryFile::make("backing");
+  CowHeader header_ = tests::make_header({.backing_size = size});
+  CowLayout layout_ = compute_layout(header_, "cow");
+  std::shared_ptr<tests::OperationLog> log_ = std::make_shared<tests::OperationLog>();
+};
+
+TEST_F(FlushOrderOfOddSize, TheLastSectorIsWholeOnDiskBeforeItIsOverwritten) {
+  tests::set_bit_on_disk(*cow_->open(), layout_, 7);
+  const auto image = open();
+  image->write(7 * sector_bytes, Bytes(sector_bytes, std::byte{7}));
+  image->write(7 * sector_bytes, Bytes(sector_bytes, std::byte{8}));
+  EXPECT_EQ(order(),
+            (std::vector{Operation::resize, Operation::sync, Operation::write, Operation::write}));
+  EXPECT_EQ(cow_->size(), layout_.data_offset + layout_.merged_size);
+}
+
+TEST_F(FlushOrderOfOddSize, ZeroingTheLastSectorMakesItWhole) {
+  const auto image = open();
+  image->zero(7 * sector_bytes, sector_bytes);
+  EXPECT_EQ(order(), (std::vector{Operation::resize, Operation::punch}));
+  EXPECT_EQ(cow_->size(), layout_.data_offset + layout_.merged_size);
+}
+
 TEST_F(FlushOrder, BitsOfManyWritesGoTogether) {
   for (const SectorNumber sector : {1U, 100U, 40000U, 70000U}) write(sector);
   image_->flush();

@@ -262,7 +262,7 @@ class FaultRun {
 TEST(ImageFaultModel, NoFaultChangesASectorThatItDoesNotConcern) {
   SCOPED_TRACE(tests::seed_hint());
   tests::TestRandom random;
-  for (int round = 0; round < 15; ++round) {
+  for (int round = 0; round < 8; ++round) {
     SCOPED_TRACE("round " + std::to_string(round));
     ASSERT_NO_FATAL_FAILURE(FaultRun(random).run());
   }

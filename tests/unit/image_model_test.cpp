@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -122,9 +123,9 @@ class ModelRun {
   }
 
   [[nodiscard]] bool is_zero(std::uint64_t begin, std::uint64_t end) const {
-    return std::all_of(model_.begin() + static_cast<std::ptrdiff_t>(begin),
-                       model_.begin() + static_cast<std::ptrdiff_t>(end),
-                       [](std::byte b) { return b == std::byte{}; });
+    // A range whose first byte is zero and each of whose bytes equals the one before it.
+    return begin == end || (model_[begin] == std::byte{} &&
+                            std::memcmp(&model_[begin], &model_[begin] + 1, end - begin - 1) == 0);
   }
 
   void seek() {
