@@ -88,7 +88,7 @@ class ImageFileSystem final : public FileSystem {
   bool replaceable_ = false;
   std::atomic<std::int64_t> cached_opens_ = 0;
   std::atomic<std::uint64_t> cached_opens_ever_ = 0;
-  std::atomic<bool> mapped_direct_ = false;  ///< at some time: nobody tells when it ends
+  std::atomic<bool> mapped_direct_ = false;    ///< at some time: nobody tells when it ends
   std::atomic<std::int64_t> last_report_ = 0;  ///< seconds of the steady clock
 };
 

@@ -1,5 +1,7 @@
 #include "fuse/page_cache.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <array>
 
@@ -83,6 +85,7 @@ void PageCache::answer(std::vector<DirectWrite>& writes) {
 }
 
 void PageCache::work(const std::stop_token& stop) {
+  ::pthread_setname_np(::pthread_self(), dropping_thread);
   std::vector<DirectWrite> writes;
   std::array<Range, batch_ranges> batch;
   std::unique_lock lock(mutex_);

@@ -21,6 +21,10 @@
 
 namespace cowfs::fuse {
 
+/// The name of that thread. When the process is killed it may be the only one that stays: its wait
+/// ends when the next worker answers. It touches neither COW nor backing.
+inline constexpr const char* dropping_thread = "cowfs-drop";
+
 /// Thread safety: all functions may be called at once.
 class PageCache {
  public:

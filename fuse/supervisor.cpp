@@ -10,17 +10,25 @@
 
 #include <algorithm>
 #include <array>
+#include <boost/filesystem.hpp>
+#include <boost/filesystem/fstream.hpp>
 #include <cerrno>
 #include <csignal>
 #include <system_error>
 
 #include "fuse/init_request.hpp"
+#include "fuse/page_cache.hpp"
 
 namespace cowfs::fuse {
 namespace {
 
 /// Exit status of a child that could not become a worker.
 constexpr int cannot_start_status = 98;
+
+/// How often to look after a worker that gives no signs, in milliseconds.
+constexpr int look_again = 1000;
+/// A worker that is well gives a sign every second.
+constexpr std::chrono::seconds suspicious_silence{2};
 
 constexpr std::size_t most_deaths = 5;
 constexpr std::chrono::seconds deaths_within{10};
@@ -61,6 +69,27 @@ sigset_t supervised_signals() {
   // It is gone, or half-installed: then the one that runs here, which is kept as long as it does.
   ::execv("/proc/self/exe", arguments.data());
   ::_exit(cannot_start_status);
+}
+
+/// Whether a worker was killed, and nothing of it is left but a thread that waits in the kernel for
+/// an answer that only the next worker can give. That thread writes no file, so there is nothing of
+/// the dead worker's that could come after what the next one writes.
+bool waits_for_successor(pid_t worker) {
+  namespace fs = boost::filesystem;
+  bool is_left = false;
+  boost::system::error_code ended;
+  for (fs::directory_iterator task(fmt::format("/proc/{}/task", worker), ended), none;
+       !ended && task != none; task.increment(ended)) {
+    // "12 (name) S ..."
+    fs::ifstream file(task->path() / "stat");
+    std::string line;
+    std::getline(file, line);
+    const auto name_end = line.rfind(") ");
+    if (name_end == std::string::npos || line[name_end + 2] == 'Z') continue;
+    if (line.find(fmt::format(" ({}) ", dropping_thread)) == std::string::npos) return false;
+    is_left = true;
+  }
+  return is_left && !ended;
 }
 
 std::string how_it_died(int status) {
@@ -121,7 +150,7 @@ int Supervisor::run(const std::function<void()>& on_ready) {
   start_worker(options_.command);
   for (;;) {
     std::array<pollfd, 2> wait{pollfd{signals_.get(), POLLIN, 0}, pollfd{signs_.get(), POLLIN, 0}};
-    if (::poll(wait.data(), wait.size(), poll_timeout()) < 0 && errno != EINTR) {
+    if (::poll(wait.data(), wait.size(), look_again) < 0 && errno != EINTR) {
       throw_errno("cannot poll");
     }
     handle_signs(on_ready);
@@ -138,9 +167,6 @@ int Supervisor::run(const std::function<void()>& on_ready) {
     }
   }
 }
-
-/// Milliseconds to the next look at the watchdog.
-int Supervisor::poll_timeout() const { return options_.watchdog.count() > 0 ? 1000 : -1; }
 
 void Supervisor::handle_signs(const std::function<void()>& on_ready) {
   std::array<char, 64> bytes;
@@ -182,9 +208,20 @@ void Supervisor::check_watchdog() {
   last_sign_ = Clock::now();
 }
 
+void Supervisor::reap_lingering() {
+  std::erase_if(lingering_, [](pid_t pid) { return ::waitpid(pid, nullptr, WNOHANG) != 0; });
+}
+
 Supervisor::Next Supervisor::next_step() {
+  reap_lingering();
   int status = 0;
-  if (::waitpid(worker_, &status, WNOHANG) != worker_) return Next::wait;
+  if (::waitpid(worker_, &status, WNOHANG) != worker_) {
+    if (Clock::now() - last_sign_ < suspicious_silence || !waits_for_successor(worker_)) {
+      return Next::wait;
+    }
+    lingering_.push_back(worker_);
+    return after_death("was killed");
+  }
   if (!WIFEXITED(status)) return after_death(how_it_died(status));
   const bool can_take_over = told_ready_ && can_resend_ && !stopping_;
   if (WEXITSTATUS(status) == worker_replace_status && can_take_over) return Next::take_over;

@@ -71,9 +71,9 @@ class Supervisor {
   void handle_signals();
   void handle_signs(const std::function<void()>& on_ready);
   void check_watchdog();
+  void reap_lingering();
   [[nodiscard]] Next next_step();
   [[nodiscard]] Next after_death(const std::string& how);
-  [[nodiscard]] int poll_timeout() const;
   [[nodiscard]] std::string about(const std::string& what) const;
 
   core::FileDescriptor device_;
@@ -84,6 +84,7 @@ class Supervisor {
   Log& log_;
 
   pid_t worker_ = -1;
+  std::vector<pid_t> lingering_;  ///< workers that were replaced before they had quite ended
   int status_ = 0;
   bool can_resend_ = false;  ///< the kernel sends requests again when asked to
   bool stopping_ = false;

@@ -102,8 +102,11 @@ std::int64_t consume_time(FuzzedDataProvider& input, std::int64_t now) {
       return 0;
     case 1:
       return now;
-    case 2:
-      return now + input.ConsumeIntegral<std::int32_t>();
+    case 2: {
+      std::int64_t near = now;
+      if (__builtin_add_overflow(now, input.ConsumeIntegral<std::int32_t>(), &near)) return now;
+      return near;
+    }
     default:
       return input.ConsumeIntegral<std::int64_t>();
   }

@@ -116,11 +116,10 @@ class Handles {
       std::ranges::copy(bytes, mapping->bytes().begin() + static_cast<std::ptrdiff_t>(offset));
       return;
     }
-    const auto taken = by == By::fresh_plain_open
-                           ? write_at(open_file(path_, O_WRONLY), offset, bytes)
-                       : by == By::direct_async
-                           ? asynchronous_writer_.write(handle_for(by), offset, bytes)
-                           : write_at(handle_for(by), offset, bytes);
+    const auto taken =
+        by == By::fresh_plain_open ? write_at(open_file(path_, O_WRONLY), offset, bytes)
+        : by == By::direct_async   ? asynchronous_writer_.write(handle_for(by), offset, bytes)
+                                   : write_at(handle_for(by), offset, bytes);
     if (taken != bytes.size()) throw std::runtime_error("short write");
   }
 
@@ -181,7 +180,8 @@ void fill(Bytes& bytes, const Claim& claim) {
 struct Pipe {
   Pipe() {
     std::array<int, 2> ends{};
-    if (::pipe2(ends.data(), O_CLOEXEC) != 0) throw std::system_error(errno, std::generic_category());
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+      throw std::system_error(errno, std::generic_category());
     from = core::FileDescriptor(ends[0]);
     to = core::FileDescriptor(ends[1]);
   }

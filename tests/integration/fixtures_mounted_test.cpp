@@ -79,8 +79,7 @@ std::string sha256_of(const core::FileDescriptor& file, std::uint64_t length) {
   for (std::uint64_t offset = 0; offset < length;) {
     const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(step, length - offset));
     if (data < offset + count) {
-      const int error =
-          error_of([&] { data = seek(file, std::max(data, offset), SEEK_DATA); });
+      const int error = error_of([&] { data = seek(file, std::max(data, offset), SEEK_DATA); });
       if (error == ENXIO) data = length;
     }
     if (data >= offset + count) {

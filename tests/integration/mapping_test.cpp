@@ -99,8 +99,8 @@ TEST_P(Mapping, ShowsWhatIsWrittenLaterByHandlesOfBothKinds) {
     if (range.length == 0) continue;
     ASSERT_NO_FATAL_FAILURE(model.write(writer, range, random()));
     const auto piece = mapping.bytes().subspan(range.offset, range.length);
-    ASSERT_TRUE(std::ranges::equal(
-        piece, std::span(model.content()).subspan(range.offset, range.length)));
+    ASSERT_TRUE(
+        std::ranges::equal(piece, std::span(model.content()).subspan(range.offset, range.length)));
   }
 }
 

@@ -163,7 +163,8 @@ TEST_P(NamesOfManyKinds, AreServedInBothForms) {
   // The COW's name ends at the first comma: that is the one thing it can't have.
   const bool has_comma = GetParam().find(',') != std::string::npos;
   const auto where = has_comma ? directory() : odd;
-  const auto files = make_cow_and_backing(where, image_size, random(), has_comma ? "cow" : GetParam());
+  const auto files =
+      make_cow_and_backing(where, image_size, random(), has_comma ? "cow" : GetParam());
   const auto moved = odd / ("moved " + GetParam());
   fs::rename(files.backing, moved);
   for (const auto& point : {odd / "dir", odd / "file"}) {
@@ -177,7 +178,9 @@ TEST_P(NamesOfManyKinds, AreServedInBothForms) {
 
 INSTANTIATE_TEST_SUITE_P(, NamesOfManyKinds,
                          ::testing::Values("two words", "a,b", ",", "back\\slash", "back\\\\slash",
-                                           "octal\\040", "Gr\xc3\xb6\xc3\x9f" "e \xe6\x97\xa5",
+                                           "octal\\040",
+                                           "Gr\xc3\xb6\xc3\x9f"
+                                           "e \xe6\x97\xa5",
                                            "not\xffutf8", "line\nbreak", "-o", "'\"$(x)`"),
                          [](const auto& test) { return "Kind" + std::to_string(test.index); });
 
@@ -185,8 +188,8 @@ TEST_F(Names, ARelativeNameIsThatOfTheCallersDirectory) {
   fs::create_directories(directory() / "a");
   fs::create_directories(directory() / "b");
   const auto mounted_from = directory() / "a";
-  const auto done = run({.command = {cowfs_program(), "mount", "../image.cow", "../b"},
-                         .directory = mounted_from});
+  const auto done = run(
+      {.command = {cowfs_program(), "mount", "../image.cow", "../b"}, .directory = mounted_from});
   ASSERT_EQ(done.status, 0) << done.err;
   const Mounted mounted(directory() / "b");
   ImageModel(files().content).check_all(open_file(mounted.file(), O_RDONLY));

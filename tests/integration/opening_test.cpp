@@ -66,8 +66,8 @@ TEST_F(Opening, WithAMovedBackingGivenMakesTheHeaderNameItAndSaysSo) {
     const auto done = cowfs({"mount", cow() + "," + moved.string(), point().string()});
     ASSERT_EQ(done.status, 0) << done.err;
     const Mounted mounted(point());
-    EXPECT_EQ(done.err, "cowfs: " + cow() + ": relocated from backing " +
-                            files().backing.string() + " to " + moved.string() + "\n");
+    EXPECT_EQ(done.err, "cowfs: " + cow() + ": relocated from backing " + files().backing.string() +
+                            " to " + moved.string() + "\n");
     EXPECT_EQ(done.out, "");
   }
   expected.backing_path = moved.string();

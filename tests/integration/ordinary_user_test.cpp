@@ -62,8 +62,8 @@ class OrdinaryUser : public MountTest {
     arguments.insert(arguments.begin(), program_.string());
     return run_as(id, arguments);
   }
-  /// The one daemon there is: a mount of another user can't be asked. Of its processes it is the one
-  /// that leads their session.
+  /// The one daemon there is: a mount of another user can't be asked. Of its processes it is the
+  /// one that leads their session.
   [[nodiscard]] Mounted mounted_by_user(const fs::path& point) const {
     for (const auto pid : cowfs_processes()) {
       if (::getsid(pid) == pid) return {point, pid};
@@ -159,7 +159,8 @@ TEST_F(OrdinaryUser, ACowThatTheUserMayNotWriteIsMountedReadOnlyAndTheUserIsTold
   const auto before = read_file(files().cow);
   const auto done = cowfs_as(user, {"mount", files().cow.string(), "merged"});
   ASSERT_EQ(done.status, 0) << done.err;
-  EXPECT_EQ(done.err, "cowfs: " + files().cow.string() + ": may not be written; opened read-only\n");
+  EXPECT_EQ(done.err,
+            "cowfs: " + files().cow.string() + ": may not be written; opened read-only\n");
   const auto mounted = mounted_by_user(home() / "merged");
   EXPECT_EQ(run_as(user, {"cmp", "merged", "expected"}).status, 0);
   const auto write = run_as(user, {"dd", "if=expected", "of=merged", "conv=notrunc"});
@@ -231,10 +232,10 @@ TEST(Root, MayLetOthersUseItsMount) {
   }
   const auto mounted = mount_image(files.cow.string(), "/mnt/merged", {"-o", "allow_other"});
   EXPECT_EQ(run({.command = {"cmp", "/mnt/merged", "/mnt/expected"}, .user = user}).status, 0);
-  EXPECT_NE(run({.command = {"dd", "if=/mnt/expected", "of=/mnt/merged", "conv=notrunc"},
-                 .user = user})
-                .status,
-            0);
+  EXPECT_NE(
+      run({.command = {"dd", "if=/mnt/expected", "of=/mnt/merged", "conv=notrunc"}, .user = user})
+          .status,
+      0);
 }
 
 }  // namespace

@@ -19,8 +19,8 @@ namespace {
 constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
 constexpr std::uint64_t image_size = 1024 * mebibyte;
 
-/// The window has 16 MiB by default; the kernel reads ahead, and what is dropped is dropped a little
-/// later.
+/// The window has 16 MiB by default; the kernel reads ahead, and what is dropped is dropped a
+/// little later.
 constexpr std::uint64_t most_cached_twice = 32 * mebibyte;
 
 class PageCache : public MountTest {

@@ -180,9 +180,9 @@ TEST_F(Refusal, OfACowThatIsCutShort) {
   const auto whole = fs::file_size(files().cow);
   ASSERT_GT(whole, files().layout.data_offset);
   // Empty, in the magic, in the header, before the bitmap, in the bitmap.
-  for (const std::uint64_t size : {std::uint64_t{0}, std::uint64_t{3}, std::uint64_t{7},
-                                   std::uint64_t{31}, std::uint64_t{4127}, std::uint64_t{4128},
-                                   files().layout.bitmap_offset + 10}) {
+  for (const std::uint64_t size :
+       {std::uint64_t{0}, std::uint64_t{3}, std::uint64_t{7}, std::uint64_t{31},
+        std::uint64_t{4127}, std::uint64_t{4128}, files().layout.bitmap_offset + 10}) {
     SCOPED_TRACE(size);
     const auto cut = directory() / "cut";
     fs::copy_file(files().cow, cut, fs::copy_options::overwrite_existing);
@@ -297,8 +297,8 @@ TEST_F(Refusal, OfAV1OrV2CowWithSectorsThatCannotBeWrittenNamesWhatHelps) {
   for (const auto format : {core::HeaderFormat::v1, core::HeaderFormat::v2}) {
     const auto where = directory() / core::format_name(format);
     fs::create_directory(where);
-    const auto order = format == core::HeaderFormat::v1 ? core::MagicOrder::little
-                                                        : core::MagicOrder::big;
+    const auto order =
+        format == core::HeaderFormat::v1 ? core::MagicOrder::little : core::MagicOrder::big;
     const auto pair = make_pair_on_disk(
         where, {.format = format, .backing_size = 512 * 2051, .magic_order = order}, random());
     expect_refused({pair.cow.string(), point().string()}, failed,
@@ -312,11 +312,29 @@ TEST_F(Refusal, OfAV1OrV2CowWithSectorsThatCannotBeWrittenNamesWhatHelps) {
 // Usage
 
 TEST_F(Refusal, OfWrongUsageNamesTheWordThatIsWrong) {
-  for (const std::string option :
-       {"nonsense", "cache=all", "cache=", "cache", "cache=window:", "cache=window:1K",
-        "cache=window:9Q", "commit=soon", "commit=-1", "commit=", "commit=86401", "threads=0",
-        "threads=many", "threads=257", "threads=4x", "watchdog=", "watchdog=never", "pending=maybe",
-        "pending", "backing-change=ignore", "ro=1", "default_permissions", "dev"}) {
+  for (const std::string option : {"nonsense",
+                                   "cache=all",
+                                   "cache=",
+                                   "cache",
+                                   "cache=window:",
+                                   "cache=window:1K",
+                                   "cache=window:9Q",
+                                   "commit=soon",
+                                   "commit=-1",
+                                   "commit=",
+                                   "commit=86401",
+                                   "threads=0",
+                                   "threads=many",
+                                   "threads=257",
+                                   "threads=4x",
+                                   "watchdog=",
+                                   "watchdog=never",
+                                   "pending=maybe",
+                                   "pending",
+                                   "backing-change=ignore",
+                                   "ro=1",
+                                   "default_permissions",
+                                   "dev"}) {
     SCOPED_TRACE(option);
     const auto message = HasSubstr("-o " + option + ": ");
     expect_refused({"-o", option, cow(), point().string()}, usage, message);

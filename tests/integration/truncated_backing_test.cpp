@@ -1,5 +1,5 @@
-// A backing that is cut short while it is in use: what is gone is an I/O error to its reader, and to
-// nobody else.
+// A backing that is cut short while it is in use: what is gone is an I/O error to its reader, and
+// to nobody else.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>

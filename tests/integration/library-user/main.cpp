@@ -1,5 +1,5 @@
-// A program of somebody else's on the installed library: writes a line into a merged image and reads
-// it back after opening it again.
+// A program of somebody else's on the installed library: writes a line into a merged image and
+// reads it back after opening it again.
 
 #include <cowcore/cow_image.hpp>
 #include <cowcore/create_cow.hpp>

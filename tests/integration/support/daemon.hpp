@@ -28,8 +28,8 @@ struct Daemon {
 /// sandbox with one mount. 0 if there is none.
 [[nodiscard]] pid_t worker_beside(pid_t supervisor);
 
-/// Kills the workers of the one mount in this sandbox, but not so often that its supervisor takes it
-/// for hopeless (five deaths within ten seconds).
+/// Kills the workers of the one mount in this sandbox, but not so often that its supervisor takes
+/// it for hopeless (five deaths within ten seconds).
 class WorkerKiller {
  public:
   WorkerKiller(pid_t supervisor, TestRandom& random) : supervisor_(supervisor), random_(random) {}

@@ -40,17 +40,16 @@ Bytes read_at(const core::FileDescriptor& file, std::uint64_t offset, std::size_
 
 std::size_t write_at(const core::FileDescriptor& file, std::uint64_t offset,
                      std::span<const std::byte> bytes) {
-  const auto count =
-      ::pwrite(file.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
+  const auto count = ::pwrite(file.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
   require(count >= 0, "pwrite");
   return static_cast<std::size_t>(count);
 }
 
 void allocate(const core::FileDescriptor& file, int mode, std::uint64_t offset,
               std::uint64_t length) {
-  require(::fallocate(file.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(length)) ==
-              0,
-          "fallocate");
+  require(
+      ::fallocate(file.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(length)) == 0,
+      "fallocate");
 }
 
 void sync_file(const core::FileDescriptor& file) { require(::fsync(file.get()) == 0, "fsync"); }

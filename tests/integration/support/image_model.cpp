@@ -37,8 +37,8 @@ Range ImageModel::random_range(TestRandom& random, std::size_t longest) const {
 }
 
 void ImageModel::check_read(const core::FileDescriptor& file, const Range& range) const {
-  const auto expected = piece(content_, std::min<std::uint64_t>(range.offset, content_.size()),
-                              inside(range));
+  const auto expected =
+      piece(content_, std::min<std::uint64_t>(range.offset, content_.size()), inside(range));
   const auto found = read_at(file, range.offset, range.length);
   ASSERT_EQ(found.size(), expected.size()) << "read of " << range.length << " at " << range.offset;
   // Not EXPECT_EQ: printing the bytes would take ages.

@@ -30,8 +30,8 @@ class ImageModel {
   void check_read(const core::FileDescriptor& file, const Range& range) const;
   void check_all(const core::FileDescriptor& file) const;
 
-  /// Writes random bytes, and expects all that lies inside the image to be taken, and ENOSPC if that
-  /// is nothing.
+  /// Writes random bytes, and expects all that lies inside the image to be taken, and ENOSPC if
+  /// that is nothing.
   void write(const core::FileDescriptor& file, const Range& range, TestRandom& random);
 
   /// Makes the range read as zeros; `mode` as fallocate takes it, with FALLOC_FL_KEEP_SIZE.

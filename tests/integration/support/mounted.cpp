@@ -62,7 +62,8 @@ std::vector<std::string> cowfs_mount_points() {
   std::vector<std::string> points;
   libmnt_fs* entry = nullptr;
   while (mnt_table_next_fs(table.get(), iterator.get(), &entry) == 0) {
-    if (mnt_fs_match_fstype(entry, "fuse.cowfs") == 1) points.emplace_back(mnt_fs_get_target(entry));
+    if (mnt_fs_match_fstype(entry, "fuse.cowfs") == 1)
+      points.emplace_back(mnt_fs_get_target(entry));
   }
   return points;
 }
@@ -130,7 +131,8 @@ ForegroundMount::ForegroundMount(const std::string& image, const fs::path& point
         words.emplace_back("--foreground");
         return Launch{.command = mount_command(image, point, words)};
       }()) {
-  const bool decided = eventually([&] { return is_mounted(point) || process_.watched().has_ended(); });
+  const bool decided =
+      eventually([&] { return is_mounted(point) || process_.watched().has_ended(); });
   if (!decided || !is_mounted(point)) throw std::runtime_error("cowfs mount: " + process_.err());
   mounted_.emplace(point);
 }

@@ -150,8 +150,8 @@ std::string Process::err() const { return content_of(err_); }
 
 Outcome Process::wait() {
   if (!watched_->wait_for_end()) {
-    throw std::runtime_error(fmt::format("process {} does not end; it said: {}{}", watched_->pid(),
-                                         out(), err()));
+    throw std::runtime_error(
+        fmt::format("process {} does not end; it said: {}{}", watched_->pid(), out(), err()));
   }
   const int status = reap(*watched_);
   reaped_ = true;

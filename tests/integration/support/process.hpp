@@ -47,7 +47,7 @@ struct Outcome {
 struct Launch {
   std::vector<std::string> command;
   std::optional<uid_t> user = {};  ///< runs with this as user and group, without any other group
-  boost::filesystem::path directory = {};  ///< works there, unless empty
+  boost::filesystem::path directory = {};   ///< works there, unless empty
   std::vector<int> closed = {};             ///< standard streams that it is started without
   std::vector<std::string> variables = {};  ///< "NAME=value", besides the environment
 };
@@ -87,7 +87,8 @@ class Worker {
   ~Worker();
 
   [[nodiscard]] const WatchedProcess& watched() const { return *watched_; }
-  /// Waits for its end; `err` is the exception's text. Throws std::runtime_error if it does not end.
+  /// Waits for its end; `err` is the exception's text. Throws std::runtime_error if it does not
+  /// end.
   Outcome wait();
 
  private:

@@ -10,8 +10,8 @@
 namespace cowfs::tests {
 
 /// Runs `work` in a process of its own that has mounts, process numbers and a /run of its own, and
-/// returns what it returned; or 128 and the number of the signal that ended it. When that process ends, even
-/// when it is killed, the kernel ends all that it started, and all its mounts are gone.
+/// returns what it returned; or 128 and the number of the signal that ended it. When that process
+/// ends, even when it is killed, the kernel ends all that it started, and all its mounts are gone.
 /// Needs root. Call it before there are threads. Throws std::system_error.
 [[nodiscard]] int run_in_sandbox(const std::function<int()>& work);
 
