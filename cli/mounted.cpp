@@ -30,7 +30,7 @@ struct UnrefTable {
 /// can't be looked at; then the last part of the name is taken as it is.
 fs::path resolve(const fs::path& mount_point) {
   boost::system::error_code unusable;
-  const auto target = fs::canonical(mount_point, unusable);
+  auto target = fs::canonical(mount_point, unusable);
   if (!unusable) return target;
   auto absolute = fs::absolute(mount_point);
   absolute.remove_trailing_separator();

@@ -37,7 +37,6 @@
 namespace cowfs::cli {
 namespace {
 
-namespace fs = boost::filesystem;
 using fuse::WorkerDescriptors;
 
 struct ServeArguments {

@@ -32,11 +32,13 @@ std::string describe(pid_t pid) {
 }
 
 /// An open-file-description lock has no owner that the kernel would name, but the fdinfo of each
-/// descriptor lists the locks held through it.
-bool holds_lock(const fs::path& process, const std::string& fd) {
+/// descriptor lists the locks held through it, as "lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:42 0
+/// EOF".
+bool holds_lock(const fs::path& process, const std::string& fd, ino_t inode) {
+  const auto wanted = fmt::format(":{} ", inode);
   fs::ifstream info(process / "fdinfo" / fd);
   for (std::string line; std::getline(info, line);) {
-    if (line.rfind("lock:", 0) == 0) return true;
+    if (line.rfind("lock:", 0) == 0 && line.find(wanted) != std::string::npos) return true;
   }
   return false;
 }
@@ -45,9 +47,12 @@ bool holds_lock_on(const fs::path& process, const struct stat& file) {
   boost::system::error_code ignored;
   for (fs::directory_iterator entry(process / "fd", ignored), end; entry != end;
        entry.increment(ignored)) {
+    // Only what holds such a lock is looked at itself: another descriptor may belong to a file
+    // system whose server does not answer, and looking would wait for it.
+    if (!holds_lock(process, entry->path().filename().string(), file.st_ino)) continue;
     struct stat other {};
     if (::stat(entry->path().c_str(), &other) == 0 && other.st_dev == file.st_dev &&
-        other.st_ino == file.st_ino && holds_lock(process, entry->path().filename().string())) {
+        other.st_ino == file.st_ino) {
       return true;
     }
   }

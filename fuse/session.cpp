@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -168,6 +169,9 @@ void Session::serve(ThreadState& state) noexcept {
   std::exception_ptr failure;
   try {
     core::ZeroedArray<std::byte> buffer(buffer_bytes);
+    // With all its pages: the kernel brings in none for a process that is just being killed, and
+    // would fail the request that it had begun to copy, where the next worker could have it.
+    ::madvise(buffer.data(), buffer.size(), MADV_POPULATE_WRITE);
     const auto handler = file_system_.new_handler(device_);
     while (!stopping_) serve_one({&buffer[0], buffer.size()}, *handler, state);
   } catch (...) {

@@ -63,6 +63,7 @@ sigset_t supervised_signals() {
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
   std::vector<char*> arguments;
+  arguments.reserve(command.size() + 1);
   for (const auto& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   ::execv(arguments[0], arguments.data());
@@ -71,25 +72,32 @@ sigset_t supervised_signals() {
   ::_exit(cannot_start_status);
 }
 
-/// Whether a worker was killed, and nothing of it is left but a thread that waits in the kernel for
-/// an answer that only the next worker can give. That thread writes no file, so there is nothing of
-/// the dead worker's that could come after what the next one writes.
+/// Whether a worker was killed, and nothing of it is left but the thread that waits in the kernel
+/// for an answer that only the next worker can give. That thread writes no file, so nothing of the
+/// dead worker's can come after what the next one writes.
 bool waits_for_successor(pid_t worker) {
   namespace fs = boost::filesystem;
-  bool is_left = false;
-  boost::system::error_code ended;
-  for (fs::directory_iterator task(fmt::format("/proc/{}/task", worker), ended), none;
-       !ended && task != none; task.increment(ended)) {
-    // "12 (name) S ..."
-    fs::ifstream file(task->path() / "stat");
-    std::string line;
-    std::getline(file, line);
-    const auto name_end = line.rfind(") ");
-    if (name_end == std::string::npos || line[name_end + 2] == 'Z') continue;
-    if (line.find(fmt::format(" ({}) ", dropping_thread)) == std::string::npos) return false;
-    is_left = true;
+  const fs::path process = fmt::format("/proc/{}", worker);
+  // A list of threads may lack some while others end; this number is exact. The main thread counts.
+  fs::ifstream status(process / "status");
+  std::string line;
+  while (std::getline(status, line) && line.rfind("Threads:", 0) != 0) {
   }
-  return is_left && !ended;
+  if (line != "Threads:\t2") return false;
+  bool main_has_ended = false;
+  bool other_drops_pages = false;
+  boost::system::error_code error;
+  for (fs::directory_iterator task(process / "task", error), none; !error && task != none;
+       task.increment(error)) {
+    fs::ifstream file(task->path() / "stat");  // "12 (name) S ..."
+    std::getline(file, line);
+    if (task->path().filename() == std::to_string(worker)) {
+      main_has_ended = line.find(") Z ") != std::string::npos;
+    } else {
+      other_drops_pages = line.find(fmt::format(" ({}) ", dropping_thread)) != std::string::npos;
+    }
+  }
+  return main_has_ended && other_drops_pages;
 }
 
 std::string how_it_died(int status) {
@@ -181,6 +189,8 @@ void Supervisor::handle_signs(const std::function<void()>& on_ready) {
       on_ready();
     }
   }
+  // Its end comes before that of the worker, and poll would tell of it without end.
+  if (count == 0) signs_ = core::FileDescriptor();
 }
 
 void Supervisor::handle_signals() {
@@ -228,6 +238,10 @@ Supervisor::Next Supervisor::next_step() {
   // One that could not even begin is like one that died: the next may fare better.
   if (!worker_ready_ && can_take_over) return after_death(how_it_died(status));
   status_ = WEXITSTATUS(status);
+  if (status_ == cannot_start_status) {
+    log_.error(about("cannot start a worker; is there a limit on open files (`ulimit -n`)?"));
+    status_ = -1;
+  }
   return Next::end;
 }
 

@@ -53,8 +53,10 @@ void Workload::make_existing_cow() {
   initial_file_ = core::serialize_header(header_);
   // Left-over memory behind the path, as UML writes it.
   const auto path = std::as_bytes(std::span(header_.backing_path));
-  const auto found = std::ranges::search(initial_file_, path);
-  std::fill_n(found.end() + 1, 100, std::byte{0xee});
+  // Not std::ranges::search: clang 14 can't compile libstdc++ 12's.
+  const auto found =
+      std::search(initial_file_.begin(), initial_file_.end(), path.begin(), path.end());
+  std::fill_n(found + static_cast<std::ptrdiff_t>(path.size()) + 1, 100, std::byte{0xee});
   initial_file_.resize(core::round_up(layout_.data_offset + layout_.backing_size, sector_bytes));
   const auto data = std::span(initial_file_).subspan(layout_.data_offset);
   fill_cells(data, 0, TagKind::garbage);

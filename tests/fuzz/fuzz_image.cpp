@@ -128,9 +128,9 @@ void make_file_of_fields(FuzzedDataProvider& input, core::Storage& cow) {
   } catch (const core::DamagedCow&) {
     return;
   }
-  // Bits first: only they make a COW interesting.
+  // Bits first, and what is between them and the data, which nobody may touch.
   const auto bitmap_end = layout.bitmap_offset + layout.bitmap_length;
-  consume_pieces(input, cow, layout.bitmap_offset, layout.bitmap_length);
+  consume_pieces(input, cow, layout.bitmap_offset, layout.data_offset - layout.bitmap_offset);
   consume_pieces(input, cow, layout.data_offset, layout.merged_size);
   const auto grow = [&cow](std::uint64_t size) {
     if (size > cow.status().size) cow.resize(size);

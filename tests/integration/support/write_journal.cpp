@@ -154,6 +154,7 @@ class WriteJournal::Writer {
       found.assign(piece.begin(), piece.end());
     } else {
       found = read_at(file_, offset, length);
+      if (found.size() < length) read_at(file_, offset + found.size(), 1);  // that has the error
     }
     if (found != expected) {
       throw std::runtime_error("a writer reads back: " + difference(found, expected, offset));
