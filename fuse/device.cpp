@@ -1,5 +1,7 @@
 #include "fuse/device.hpp"
 
+#include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -8,6 +10,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <system_error>
+#include <utility>
 
 namespace cowfs::fuse {
 namespace {
@@ -30,6 +33,15 @@ void bring_in(std::span<const iovec> pieces) {
 }
 
 }  // namespace
+
+Device Device::clone() const {
+  core::FileDescriptor another(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  auto connection = static_cast<std::uint32_t>(fd_.get());
+  if (!another || ::ioctl(another.get(), FUSE_DEV_IOC_CLONE, &connection) != 0) {
+    throw std::system_error(errno, std::generic_category(), "/dev/fuse: cannot clone");
+  }
+  return Device(std::move(another));
+}
 
 Device::Received Device::receive(std::span<std::byte> buffer, std::size_t& length) const {
   const auto count = ::read(fd_.get(), buffer.data(), buffer.size());

@@ -29,6 +29,10 @@ class Device {
 
   [[nodiscard]] int descriptor() const { return fd_.get(); }
 
+  /// Another descriptor of the same connection. A request is answered through the one that it was
+  /// received from; notices (invalidate, request_resend) may take any. Throws std::system_error.
+  [[nodiscard]] Device clone() const;
+
   enum class Received { request, interrupted, closed };
   /// Waits for a request and puts it into `buffer`; `length` becomes its length.
   /// Throws std::system_error when the device fails.

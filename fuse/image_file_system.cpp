@@ -65,6 +65,10 @@ void ImageFileSystem::negotiate(fuse_conn_info& connection) {
   // Never the writeback cache: the size of a root that is a regular file would stay 0.
   connection.want &= ~static_cast<unsigned>(FUSE_CAP_WRITEBACK_CACHE);
   connection.want |= connection.capable & (FUSE_CAP_ASYNC_DIO | FUSE_CAP_ASYNC_READ);
+  if (cache_.mode == CachePolicy::Mode::kernel) {
+    // Here the kernel itself keeps direct I/O and its cache in step: for synchronous I/O only.
+    connection.want &= ~static_cast<unsigned>(FUSE_CAP_ASYNC_DIO);
+  }
   connection.max_background = 64;
   connection.congestion_threshold = 48;
 }
@@ -84,6 +88,7 @@ ImageFileSystem::CacheMoment ImageFileSystem::cache_moment() const {
 }
 
 bool ImageFileSystem::may_have_cached_since(const CacheMoment& then) const {
+  if (cache_.mode == CachePolicy::Mode::kernel) return false;  // the kernel sees to it
   const auto now = cache_moment();
   return then.in_use || now.in_use || now.opens_before != then.opens_before;
 }
@@ -127,7 +132,9 @@ class ImageFileSystem::Handler final : public RequestHandler {
       device_.reply_error(unique, EROFS);
       return true;
     }
-    const bool direct = owner_.cache_.mode == CachePolicy::Mode::none || (in.flags & O_DIRECT) != 0;
+    const auto mode = owner_.cache_.mode;
+    const bool direct = mode == CachePolicy::Mode::none ||
+                        (mode == CachePolicy::Mode::window && (in.flags & O_DIRECT) != 0);
     const auto handle = direct ? Handle::direct : Handle::cached;
     fuse_open_out out{};
     out.fh = static_cast<std::uint64_t>(handle);
@@ -145,8 +152,9 @@ class ImageFileSystem::Handler final : public RequestHandler {
     const auto length = std::min<std::uint64_t>(in.size, image_.size() - offset);
     const bool for_cache = !is_direct(in);
     // Before the image is read: a write that this read does not see must see that it goes on.
-    if (for_cache && in.fh == static_cast<std::uint64_t>(Handle::direct)) {
-      owner_.note_mapped_direct();
+    if (for_cache) {
+      if (in.fh == static_cast<std::uint64_t>(Handle::direct)) owner_.note_mapped_direct();
+      owner_.page_cache_.note_read(offset, length);
     }
     if (const int error = errno_of([&] { image_.view(offset, length, view_); })) {
       device_.reply_error(unique, error);
@@ -158,7 +166,6 @@ class ImageFileSystem::Handler final : public RequestHandler {
       owner_.report_unreadable(offset, length);
     }
     view_.clear();
-    if (for_cache) owner_.page_cache_.note_cached(offset, length);
     return true;
   }
 
@@ -181,8 +188,9 @@ class ImageFileSystem::Handler final : public RequestHandler {
     }
     const auto written = static_cast<std::uint32_t>(data.size());
     if (!is_direct(in)) {
+      if (!is_of_mapping(in)) owner_.page_cache_.settle_plain_write(in.offset, written);
       device_.reply_with(unique, fuse_write_out{written, 0});
-      owner_.page_cache_.note_cached(in.offset, written);
+      owner_.page_cache_.note_written(in.offset, written);
     } else if (owner_.may_have_cached_since(before)) {
       owner_.page_cache_.answer_direct_write(unique, in.offset, written);
     } else {
@@ -198,6 +206,11 @@ class ImageFileSystem::Handler final : public RequestHandler {
   }
   static bool is_direct(const fuse_write_in& in) {
     return (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
+  }
+
+  /// What was stored in a mapping, and is written behind the program's back.
+  static bool is_of_mapping(const fuse_write_in& in) {
+    return (in.write_flags & FUSE_WRITE_CACHE) != 0;
   }
 
   ImageFileSystem& owner_;

@@ -22,7 +22,7 @@ struct CachePolicy {
   enum class Mode {
     window,  ///< an O_DIRECT open is direct, any other is cached, within a window
     none,    ///< every open is direct; what is mapped is cached, within the window
-    kernel,  ///< as `window`, without a bound
+    kernel,  ///< every open is cached, without a bound; O_DIRECT is the kernel's own, synchronous
   };
   static constexpr std::uint64_t default_window = std::uint64_t{16} << 20;
 
@@ -41,7 +41,10 @@ class ImageFileSystem final : public FileSystem {
 
   /// To be called before a session that takes over from another: of the files that are open nothing
   /// is known, so some may be cached ones.
-  void assume_cached_opens() { assume_cached_opens_ = true; }
+  void assume_cached_opens() {
+    assume_cached_opens_ = true;
+    page_cache_.assume_dropped();
+  }
 
   /// What to tell whoever asks for the state of the daemon.
   void set_replaceable(bool replaceable) { replaceable_ = replaceable; }
@@ -62,7 +65,7 @@ class ImageFileSystem final : public FileSystem {
 
   void note_opened(Handle handle);
   void note_closed(Handle handle) { cached_opens_ -= handle == Handle::cached ? 1 : 0; }
-  /// A page of a file that is open for direct I/O was read for a mapping.
+  /// A page of a file that is open for direct I/O is read for a mapping.
   void note_mapped_direct() { mapped_direct_ = true; }
 
   /// A moment. Two of them tell whether the kernel may have cached what was read between them, also

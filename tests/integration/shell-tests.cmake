@@ -31,10 +31,8 @@ cowfs_shell_test(fio-io_uring-direct fio-verify.sh io_uring direct)
 cowfs_shell_test(fio-mmap-buffered fio-verify.sh mmap buffered)
 cowfs_shell_test(fio-mmap-uncached fio-verify.sh mmap buffered none)
 
-if(COWFS_KILL_TESTS)
-  cowfs_shell_test(kill-worker-fio kill-worker-fio.sh)
-  cowfs_shell_test(kill-worker-loop kill-worker-loop.sh)
-endif()
+cowfs_shell_test(kill-worker-fio kill-worker-fio.sh)
+cowfs_shell_test(kill-worker-loop kill-worker-loop.sh)
 
 cowfs_shell_test(huge-image huge-image.sh)
 cowfs_shell_test(installed-library installed-library.sh)
