@@ -26,27 +26,31 @@ struct UnrefTable {
   void operator()(libmnt_table* table) const { mnt_unref_table(table); }
 };
 
-/// The name in the kernel's table. A mount whose daemon is dead, or that belongs to another user,
-/// can't be looked at; then the last part of the name is taken as it is.
-fs::path resolve(const fs::path& mount_point) {
-  boost::system::error_code unusable;
-  auto target = fs::canonical(mount_point, unusable);
-  if (!unusable) return target;
-  auto absolute = fs::absolute(mount_point);
-  absolute.remove_trailing_separator();
-  return fs::canonical(absolute.parent_path()) / absolute.filename();
+/// The mount on top at this place; null if there is none of ours.
+libmnt_fs* cowfs_mount_at(libmnt_table* table, const fs::path& target) {
+  auto* found = mnt_table_find_target(table, target.c_str(), MNT_ITER_BACKWARD);
+  const char* type = found != nullptr ? mnt_fs_get_fstype(found) : nullptr;
+  return type != nullptr && std::string_view(type) == "fuse.cowfs" ? found : nullptr;
 }
 
 }  // namespace
 
 Mounted find_mount(const fs::path& mount_point) {
-  const auto target = resolve(mount_point);
   const std::unique_ptr<libmnt_table, UnrefTable> table(
       mnt_new_table_from_file("/proc/self/mountinfo"));
   if (!table) throw std::system_error(errno, std::generic_category(), "/proc/self/mountinfo");
-  auto* found = mnt_table_find_target(table.get(), target.c_str(), MNT_ITER_BACKWARD);
-  const char* type = found != nullptr ? mnt_fs_get_fstype(found) : nullptr;
-  if (type == nullptr || std::string_view(type) != "fuse.cowfs") {
+  // The mount itself is looked at only if need be: its daemon may be dead or hang, or it may be
+  // another user's.
+  auto absolute = fs::absolute(mount_point);
+  absolute.remove_trailing_separator();
+  auto target = fs::canonical(absolute.parent_path()) / absolute.filename();
+  auto* found = cowfs_mount_at(table.get(), target);
+  if (found == nullptr) {
+    boost::system::error_code unusable;
+    target = fs::canonical(mount_point, unusable);
+    found = unusable ? nullptr : cowfs_mount_at(table.get(), target);
+  }
+  if (found == nullptr) {
     throw core::Error(mount_point.string(), "is no cowfs mount point",
                       "the mounts are listed in /proc/self/mountinfo, type fuse.cowfs");
   }

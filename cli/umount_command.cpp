@@ -40,6 +40,16 @@ class Daemon {
   int sync_error_ = 0;
 };
 
+struct Arguments {
+  std::string mount_point;
+  bool force = false;
+};
+
+int umount_by_force(const std::string& mount_point) {
+  fuse::unmount(find_mount(mount_point).target, fuse::Detach::by_force);
+  return exit_done;
+}
+
 int umount(const std::string& mount_point) {
   const auto mounted = find_mount(mount_point);
   const Daemon daemon(mounted);
@@ -61,12 +71,19 @@ int umount(const std::string& mount_point) {
 }  // namespace
 
 void add_umount_command(CLI::App& app, const Streams& /*streams*/, Action& chosen) {
-  const auto mount_point = std::make_shared<std::string>();
+  const auto arguments = std::make_shared<Arguments>();
   auto* command = app.add_subcommand(
       "umount", "Unmount; returns when everything is on disk and the daemon is gone");
-  command->add_option("MOUNTPOINT", *mount_point, "Where the image is mounted")->required();
-  command->callback(
-      [&chosen, mount_point] { chosen = [mount_point] { return umount(*mount_point); }; });
+  command->add_option("MOUNTPOINT", arguments->mount_point, "Where the image is mounted")
+      ->required();
+  command->add_flag("--force", arguments->force,
+                    "Ask nobody: for a daemon that is gone or hangs; users get errors");
+  command->callback([&chosen, arguments] {
+    chosen = [arguments] {
+      return arguments->force ? umount_by_force(arguments->mount_point)
+                              : umount(arguments->mount_point);
+    };
+  });
 }
 
 }  // namespace cowfs::cli

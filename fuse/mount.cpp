@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fuse_lowlevel.h>
+#include <libmount.h>
 #include <spawn.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -127,15 +129,41 @@ core::FileDescriptor mount(const MountOptions& options) {
   return fd;
 }
 
+namespace {
+
+struct UnrefTable {
+  void operator()(libmnt_table* table) const { mnt_unref_table(table); }
+};
+
+/// Ends the connection, as its owner may. Not by stat(2) on the mount, which could wait for the
+/// daemon.
+void abort_connection(const boost::filesystem::path& mount_point) {
+  const std::unique_ptr<libmnt_table, UnrefTable> table(
+      mnt_new_table_from_file("/proc/self/mountinfo"));
+  if (!table) return;
+  auto* found = mnt_table_find_target(table.get(), mount_point.c_str(), MNT_ITER_BACKWARD);
+  if (found == nullptr) return;
+  const auto control =
+      fmt::format("/sys/fs/fuse/connections/{}/abort", minor(mnt_fs_get_devno(found)));
+  const core::FileDescriptor file(::open(control.c_str(), O_WRONLY | O_CLOEXEC));
+  if (file) (void)!::write(file.get(), "1", 1);
+}
+
+}  // namespace
+
 void unmount(const boost::filesystem::path& mount_point, Detach detach) {
+  const bool by_force = detach == Detach::by_force;
   if (::geteuid() == 0) {
-    const int flags = UMOUNT_NOFOLLOW | (detach == Detach::now ? MNT_DETACH : 0);
+    // The first call ends the connection, whether or not it can also unmount.
+    if (by_force && ::umount2(mount_point.c_str(), UMOUNT_NOFOLLOW | MNT_FORCE) == 0) return;
+    const int flags = UMOUNT_NOFOLLOW | (by_force ? MNT_DETACH : 0);
     if (::umount2(mount_point.c_str(), flags) == 0) return;
     throw std::system_error(errno, std::generic_category(),
                             mount_point.string() + ": cannot unmount");
   }
+  if (by_force) abort_connection(mount_point);
   std::string program = "fusermount3";
-  std::string flags = detach == Detach::now ? "-uqz" : "-uq";
+  std::string flags = by_force ? "-uqz" : "-uq";
   std::string end = "--";
   std::string path = mount_point.string();
   std::array<char*, 5> arguments{program.data(), flags.data(), end.data(), path.data(), nullptr};
@@ -154,7 +182,7 @@ void unmount(const boost::filesystem::path& mount_point, Detach detach) {
 
 void detach(const boost::filesystem::path& mount_point, Log& log) {
   try {
-    unmount(mount_point, Detach::now);
+    unmount(mount_point, Detach::by_force);
   } catch (const std::system_error& error) {
     // EINVAL: somebody has unmounted it already.
     if (error.code().value() != EINVAL) log.warning(error.what());

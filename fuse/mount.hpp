@@ -24,13 +24,15 @@ struct MountOptions {
 
 enum class Detach {
   if_idle,  ///< fails with EBUSY while somebody uses it
-  now,      ///< takes it out of the tree; those who use it keep it until they let go
+  by_force  ///< takes it out of the tree; whoever uses it, or waits for an answer, gets an error
 };
 
-/// Throws std::system_error.
+/// Throws std::system_error. Detach::by_force asks nobody, so it also works for a mount whose
+/// daemon is gone or hangs. An ordinary user needs fusectl for it (/sys/fs/fuse/connections);
+/// without, those who wait go on waiting.
 void unmount(const boost::filesystem::path& mount_point, Detach detach);
 
-/// Takes a mount that nobody serves any more out of the tree; logs why if it can't.
+/// Takes a mount that nobody is to serve any more out of the tree; logs why if it can't.
 void detach(const boost::filesystem::path& mount_point, Log& log);
 
 }  // namespace cowfs::fuse

@@ -145,6 +145,29 @@ TEST_F(Takeover, WithoutAWatchdogAStoppedWorkerMayGoOn) {
   EXPECT_EQ(daemon_behind(file).worker, before.worker);
 }
 
+TEST_F(Takeover, OfAStoppedDaemonIsNotWaitedForByAnUmountByForce) {
+  const auto mounted = mount_image(cow(), point(), {"-o", "watchdog=0,commit=0"});
+  pid_t worker_number = 0;
+  {
+    // Not open any longer: a process that is started inherits it, and waits for the daemon when it
+    // closes it.
+    const auto file = open_file(mounted.file(), O_RDWR | O_DIRECT);
+    ASSERT_NO_FATAL_FAILURE(write_and_check(file));
+    worker_number = daemon_behind(file).worker;
+  }
+  const WatchedProcess worker(worker_number);
+  for (const auto* process : {&worker, &mounted.daemon()}) process->signal(SIGSTOP);
+  Worker reader([&] { read_at(open_file(mounted.file(), O_RDONLY), 0, 512); });
+  EXPECT_FALSE(reader.watched().wait_for_end(std::chrono::seconds(1)));
+  const auto umount = cowfs({"umount", "--force", point().string()});
+  EXPECT_EQ(umount.status, 0) << umount.err;
+  EXPECT_FALSE(is_mounted(point()));
+  EXPECT_NE(reader.wait().status, 0);
+  for (const auto* process : {&worker, &mounted.daemon()}) process->signal(SIGCONT);
+  EXPECT_TRUE(mounted.daemon().wait_for_end());
+  expect_content_at_next_mount();
+}
+
 TEST_F(Takeover, WithPendingOffADeadWorkerEndsTheMountAndTheLogWarnsOfThat) {
   ForegroundMount mount(cow(), point(), {"-o", "pending=off,commit=0"});
   const auto file = open_file(mount.mounted().file(), O_RDWR);

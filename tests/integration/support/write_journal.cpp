@@ -27,7 +27,10 @@ namespace {
 
 constexpr std::uint64_t page = 4096;
 constexpr std::size_t longest_write = 2'500'000;  // several requests
+/// Longer writes the kernel sends as several requests, the first of which may be all that was done.
+constexpr std::size_t longest_request = 255 * page;
 constexpr std::size_t most_writers = 8;
+constexpr std::size_t most_past = 20'000;
 
 enum class Kind : std::uint32_t { write, discard, store };
 
@@ -63,11 +66,22 @@ struct WriteJournal::UnderWay {
   }
 };
 
+/// A write that was acknowledged, or whose end nobody knows.
+struct WriteJournal::Past {
+  std::uint64_t offset;
+  std::uint64_t length;
+  std::uint64_t seed;
+  Kind kind;
+};
+
 /// What lies in shared memory; the content follows.
 struct WriteJournal::Shared {
   std::atomic<bool> stopped;
   std::atomic<std::uint64_t> acknowledged;
   std::array<UnderWay, most_writers> under_way;
+  /// The last writes of each, for the message when one is lost; a ring.
+  std::array<std::array<Past, most_past>, most_writers> past;
+  std::array<std::uint64_t, most_writers> past_count;
 };
 
 WriteJournal::WriteJournal(const Bytes& content, std::vector<WriteBy> writers)
@@ -76,7 +90,7 @@ WriteJournal::WriteJournal(const Bytes& content, std::vector<WriteBy> writers)
   void* memory = ::mmap(nullptr, sizeof(Shared) + size_, PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap");
-  shared_ = new (memory) Shared{};
+  shared_ = new (memory) Shared;  // all zeros, and most of it never touched
   std::ranges::copy(content, this->content().begin());
 }
 
@@ -110,6 +124,7 @@ class WriteJournal::Writer {
   Writer(WriteJournal& journal, std::size_t number, const boost::filesystem::path& path,
          TestRandom& random)
       : journal_(journal),
+        number_(number),
         by_(journal.writers_[number]),
         under_way_(journal.shared_->under_way[number]),
         begin_(journal.begin_of(number)),
@@ -169,6 +184,8 @@ class WriteJournal::Writer {
     under_way_.seed = seed;
     under_way_.kind = kind;
     under_way_.length = length;
+    auto& count = journal_.shared_->past_count[number_];
+    journal_.shared_->past[number_][count++ % most_past] = {offset, length, seed, kind};
     perform(offset, kind);
     std::ranges::copy(bytes_, journal_.content().subspan(offset).begin());
     under_way_.length = 0;
@@ -194,6 +211,7 @@ class WriteJournal::Writer {
   }
 
   WriteJournal& journal_;
+  std::size_t number_;
   WriteBy by_;
   UnderWay& under_way_;
   std::uint64_t begin_;
@@ -236,8 +254,38 @@ bool WriteJournal::may_hold(std::uint64_t sector, std::span<const std::byte> fou
       }
     }
     if (std::ranges::equal(candidate, found)) return true;
+    // A request ends where it will, also inside of a sector.
+    const bool in_requests = std::ranges::any_of(
+        near, [&](auto writer) { return shared_->under_way[writer].length > longest_request; });
+    const auto rest = std::ranges::mismatch(candidate, found).in2 - found.begin();
+    if (in_requests && std::ranges::equal(found.subspan(static_cast<std::size_t>(rest)),
+                                          old.subspan(static_cast<std::size_t>(rest)))) {
+      return true;
+    }
   }
   return false;
+}
+
+/// For a person: which of the writes into a sector it may hold instead of the last one.
+std::string WriteJournal::past_of(std::uint64_t sector, std::span<const std::byte> found) const {
+  const auto begin = sector * core::sector_bytes;
+  std::string text;
+  for (std::size_t writer = 0; writer < writers_.size(); ++writer) {
+    const auto count = shared_->past_count[writer];
+    for (auto n = count; n > 0 && n + most_past > count; --n) {
+      const auto& write = shared_->past[writer][(n - 1) % most_past];
+      if (write.offset > begin || write.offset + write.length < begin + found.size()) continue;
+      Bytes bytes(write.length);
+      fill(bytes, write.kind, write.seed);
+      const bool is_it =
+          std::ranges::equal(std::span(bytes).subspan(begin - write.offset, found.size()), found);
+      text += fmt::format("\n  write {} of {} by writer {}: {} bytes at {}, kind {}{}", n, count,
+                          writer, write.length, write.offset, static_cast<int>(write.kind),
+                          is_it ? "; the file holds this" : "");
+      if (is_it) return text;
+    }
+  }
+  return text;
 }
 
 void WriteJournal::check(const core::FileDescriptor& file) {
@@ -252,7 +300,8 @@ void WriteJournal::check(const core::FileDescriptor& file) {
       const auto old = content().subspan(offset + at, found.size());
       ASSERT_TRUE(may_hold((offset + at) / core::sector_bytes, found))
           << "acknowledged, and lost: "
-          << difference({found.begin(), found.end()}, {old.begin(), old.end()}, offset + at);
+          << difference({found.begin(), found.end()}, {old.begin(), old.end()}, offset + at)
+          << past_of((offset + at) / core::sector_bytes, found);
       std::ranges::copy(found, old.begin());
     }
   }
@@ -281,6 +330,12 @@ void Writers::wait_for_writes(std::uint64_t count) const {
     return std::ranges::all_of(workers_, [](const auto& w) { return w->watched().has_ended(); });
   };
   EXPECT_TRUE(eventually([&] { return journal_.acknowledged() >= before + count || all_ended(); }));
+}
+
+bool Writers::wait_for_end() const {
+  return std::ranges::all_of(workers_, [](const auto& worker) {
+    return worker->watched().wait_for_end(std::chrono::seconds(10));
+  });
 }
 
 void Writers::expect_success() {

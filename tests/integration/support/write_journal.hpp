@@ -65,11 +65,14 @@ class WriteJournal {
  private:
   struct Shared;
   struct UnderWay;
+  struct Past;
   class Writer;
 
   [[nodiscard]] std::span<std::byte> content() const;
   [[nodiscard]] std::uint64_t begin_of(std::size_t writer) const;
   [[nodiscard]] bool may_hold(std::uint64_t sector, std::span<const std::byte> found) const;
+
+  [[nodiscard]] std::string past_of(std::uint64_t sector, std::span<const std::byte> found) const;
 
   std::vector<WriteBy> writers_;
   std::size_t size_;
@@ -90,6 +93,9 @@ class Writers {
 
   /// Stops them; expects all to end well, without an error.
   void expect_success();
+
+  /// Waits for all to end by themselves, but not for long.
+  [[nodiscard]] bool wait_for_end() const;
 
   /// Expects all to end by themselves, with an error that says that the mount is gone.
   void expect_end_of_mount();
