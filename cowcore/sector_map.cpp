@@ -7,12 +7,6 @@
 namespace cowfs::core {
 namespace {
 
-/// The bytes of the bitmap, lowest first, are the bytes of a little-endian word.
-constexpr std::uint64_t swap_if_big(std::uint64_t word) {
-  if constexpr (std::endian::native == std::endian::big) return __builtin_bswap64(word);
-  return word;
-}
-
 constexpr std::uint64_t mask_of(unsigned first, std::uint64_t count) {
   const auto ones = count >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
   return ones << first;
