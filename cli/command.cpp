@@ -36,6 +36,13 @@ std::vector<std::string> words_for_parser(const std::vector<std::string>& argume
 
 }  // namespace
 
+std::pair<boost::filesystem::path, std::optional<boost::filesystem::path>> split_image(
+    const std::string& image) {
+  const auto comma = image.find(',');
+  if (comma == std::string::npos) return {image, std::nullopt};
+  return {image.substr(0, comma), image.substr(comma + 1)};
+}
+
 int perform(const Action& action, const std::function<void(const std::string&)>& report) {
   const auto fail = [&report](const std::exception& error, ExitStatus status) {
     report(error.what());
@@ -72,6 +79,8 @@ int run(const std::vector<std::string>& arguments, const Streams& streams) {
   add_restart_command(app, streams, chosen);
   add_serve_command(app, streams, chosen);
   add_check_command(app, streams, chosen);
+  add_map_command(app, streams, chosen);
+  add_compare_command(app, streams, chosen);
   try {
     auto words = words_for_parser(arguments);
     std::reverse(words.begin(), words.end());  // CLI11 takes its vector from the back

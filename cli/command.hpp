@@ -2,9 +2,12 @@
 #pragma once
 
 #include <CLI/App.hpp>
+#include <boost/filesystem/path.hpp>
 #include <functional>
 #include <iosfwd>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace cowfs::cli {
@@ -41,7 +44,13 @@ void add_umount_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_restart_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_serve_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_check_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_compare_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_map_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);
+
+/// Parts COW[,BACKING] as UML does: the first comma ends the COW's name.
+[[nodiscard]] std::pair<boost::filesystem::path, std::optional<boost::filesystem::path>>
+split_image(const std::string& image);
 
 /// Runs the action. The one place where an exception becomes an exit status, and a line for
 /// `report`.

@@ -4,18 +4,16 @@
 #include <boost/filesystem/path.hpp>
 
 #include "cowcore/cow_header.hpp"
+#include "cowcore/new_file.hpp"
 #include "cowcore/storage.hpp"
 
 namespace cowfs::core {
 
-enum class IfExists {
-  refuse,
-  replace,  ///< only a COW that nobody uses, or an empty file: anything else is refused
-};
-
 /// Makes an empty V3 COW for `backing`, byte for byte what uml_mkcow makes, and syncs it. The file
-/// appears under its name only when it is whole; one that it replaces is there until then.
-/// Throws Error, Busy, std::system_error; then nothing has changed.
+/// appears under its name only when it is whole; one that it replaces is there until then. Only a
+/// COW that nobody uses, or an empty file, is replaced.
+/// Throws Error, BackingMismatch (the backing is not there), Busy, std::system_error; then nothing
+/// has changed.
 void create_cow(const boost::filesystem::path& cow, const boost::filesystem::path& backing,
                 IfExists if_exists);
 
