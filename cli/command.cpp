@@ -81,6 +81,8 @@ int run(const std::vector<std::string>& arguments, const Streams& streams) {
   add_check_command(app, streams, chosen);
   add_map_command(app, streams, chosen);
   add_compare_command(app, streams, chosen);
+  add_relocate_command(app, streams, chosen);
+  add_mkimage_command(app, streams, chosen);
   try {
     auto words = words_for_parser(arguments);
     std::reverse(words.begin(), words.end());  // CLI11 takes its vector from the back

@@ -46,6 +46,8 @@ void add_serve_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_check_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_compare_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_map_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_relocate_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_mkimage_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);
 
 /// Parts COW[,BACKING] as UML does: the first comma ends the COW's name.

@@ -7,6 +7,7 @@
 #include <ostream>
 
 #include "cli/command.hpp"
+#include "cli/progress_line.hpp"
 #include "cowcore/backing.hpp"
 #include "cowcore/compare_images.hpp"
 
@@ -72,7 +73,11 @@ int compare(const CompareOptions& options, const Streams& streams) {
   }
   const auto a = open(options.a, options, streams.err);
   const auto b = open(options.b, options, streams.err);
-  const auto comparison = core::compare_images(a, b);
+  ProgressLine progress(streams.err, {.doing = "comparing",
+                                      .file = options.a,
+                                      .cancelled = {},
+                                      .shown = progress_is_shown(options.quiet)});
+  const auto comparison = core::compare_images(a, b, progress.callback());
   const bool same = !comparison.first_difference && (!options.strict || a.size == b.size);
   if (options.json) {
     streams.out << to_json(options, a, b, comparison, same)

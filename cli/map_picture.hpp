@@ -37,6 +37,6 @@ inline constexpr std::size_t most_svg_cells = svg_columns * 64;
 void print_svg(std::ostream& out, const std::string& title, const core::ImageCells& cells);
 
 /// "1.5 GiB", "512 bytes".
-[[nodiscard]] std::string short_size(std::uint64_t bytes);
+[[nodiscard]] std::string size_label(std::uint64_t bytes);
 
 }  // namespace cowfs::cli

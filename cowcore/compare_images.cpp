@@ -93,9 +93,10 @@ class Image {
 
 class Comparer {
  public:
-  Comparer(const ComparedImage& a, const ComparedImage& b)
+  Comparer(const ComparedImage& a, const ComparedImage& b, const Progress& progress)
       : a_(a),
         b_(b),
+        progress_(progress),
         end_(std::max(a.size, b.size)),
         bytes_a_(piece_bytes),
         bytes_b_(piece_bytes),
@@ -103,6 +104,7 @@ class Comparer {
 
   Comparison run() {
     std::uint64_t at = 0;
+    report(progress_, 0, end_);
     while (at < end_ && !result_.first_difference) {
       const auto a = a_.at(at);
       const auto b = b_.at(at);
@@ -139,6 +141,7 @@ class Comparer {
         result_.first_difference = at + static_cast<std::uint64_t>(first - bytes_a.begin());
       }
       at += length;
+      report(progress_, at, end_);
     }
   }
 
@@ -151,6 +154,7 @@ class Comparer {
 
   Image a_;
   Image b_;
+  const Progress& progress_;
   std::uint64_t end_;
   std::vector<std::byte> bytes_a_;
   std::vector<std::byte> bytes_b_;
@@ -181,8 +185,9 @@ ComparedImage open_compared(const fs::path& file, const std::optional<fs::path>&
   return {.cow = nullptr, .backing = std::move(raw), .layout = {}, .size = size};
 }
 
-Comparison compare_images(const ComparedImage& a, const ComparedImage& b) {
-  return Comparer(a, b).run();
+Comparison compare_images(const ComparedImage& a, const ComparedImage& b,
+                          const Progress& progress) {
+  return Comparer(a, b, progress).run();
 }
 
 }  // namespace cowfs::core

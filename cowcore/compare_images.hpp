@@ -11,6 +11,7 @@
 #include "cowcore/cow_layout.hpp"
 #include "cowcore/pending_file.hpp"
 #include "cowcore/posix_storage.hpp"
+#include "cowcore/progress.hpp"
 #include "cowcore/storage.hpp"
 
 namespace cowfs::core {
@@ -47,7 +48,8 @@ struct Comparison {
 ///
 /// What both take from the same place of the same file is not looked at, and holes are not read: so
 /// for two COWs of one backing this takes time for what the COWs hold. Memory is the same for
-/// every size. Throws std::system_error.
-[[nodiscard]] Comparison compare_images(const ComparedImage& a, const ComparedImage& b);
+/// every size. Reports bytes of the image. Throws std::system_error, Cancelled.
+[[nodiscard]] Comparison compare_images(const ComparedImage& a, const ComparedImage& b,
+                                        const Progress& progress = {});
 
 }  // namespace cowfs::core

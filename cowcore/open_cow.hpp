@@ -38,4 +38,12 @@ struct OpenedCow {
     Access access,
     const std::optional<boost::filesystem::path>& pending_directory = run_directory());
 
+/// Throws BackingMismatch if `backing` is the COW itself or a file of the kernel's.
+void refuse_impossible_backing(const PosixStorage& backing, const PosixStorage& cow);
+
+/// The header with another backing's path, as it is stored. Throws Error if that is too long for
+/// the header's format.
+[[nodiscard]] CowHeader header_naming(CowHeader header, const boost::filesystem::path& backing,
+                                      const std::string& cow);
+
 }  // namespace cowfs::core
