@@ -50,6 +50,9 @@ void add_relocate_command(CLI::App& app, const Streams& streams, Action& chosen)
 void add_mkimage_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);
 
+/// Makes a whole application of `cowfs create`: as uml_mkcow it is one.
+void set_up_create(CLI::App& command, Action& chosen);
+
 /// Parts COW[,BACKING] as UML does: the first comma ends the COW's name.
 [[nodiscard]] std::pair<boost::filesystem::path, std::optional<boost::filesystem::path>>
 split_image(const std::string& image);
@@ -60,7 +63,8 @@ split_image(const std::string& image);
                           const std::function<void(const std::string&)>& report);
 
 /// The whole command: `arguments` as main got them, the program's name first. Called as
-/// mount.fuse.cowfs it takes the arguments that mount(8) gives to its helpers.
+/// mount.fuse.cowfs it takes the arguments that mount(8) gives to its helpers; called as uml_mkcow,
+/// those of that program.
 [[nodiscard]] int run(const std::vector<std::string>& arguments, const Streams& streams);
 
 }  // namespace cowfs::cli

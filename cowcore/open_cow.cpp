@@ -160,6 +160,12 @@ OpenedCow open_cow(const fs::path& cow, const std::optional<fs::path>& backing, 
   opened.header = std::move(found.header);
   opened.layout = found.layout;
   if (backing) relocate(opened, *backing);
+  if (opened.layout.merged_size == 0) {
+    opened.notices.push_back(
+        fmt::format("{}: its backing {} has 0 bytes, and so has the image; `cowfs mkimage` makes "
+                    "a backing that a guest can use",
+                    name, path.string()));
+  }
   return opened;
 }
 
