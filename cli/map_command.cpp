@@ -2,6 +2,7 @@
 #include <fmt/ostream.h>
 
 #include <CLI/CLI.hpp>
+#include <boost/filesystem.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
@@ -66,13 +67,21 @@ core::ImageCells cells_of(const core::OpenedCow& opened, std::size_t most) {
   return cells;
 }
 
+/// --force must not reach the files that are being looked at.
+void refuse_to_overwrite(const std::string& svg, const core::OpenedCow& opened) {
+  for (const auto* file : {opened.cow.get(), opened.backing.get()}) {
+    boost::system::error_code missing;
+    if (!boost::filesystem::equivalent(svg, file->name(), missing)) continue;
+    throw core::Error(svg, "is what is to be drawn", "give another name");
+  }
+}
+
 void write_svg(const MapOptions& options, const std::string& title, const core::OpenedCow& opened) {
+  refuse_to_overwrite(options.svg, opened);
   std::ostringstream svg;
   print_svg(svg, title, cells_of(opened, most_svg_cells));
   const auto text = std::move(svg).str();
   core::NewFile file(options.svg, options.force ? core::IfExists::replace : core::IfExists::refuse);
-  file.refuse_to_replace(*opened.cow);
-  file.refuse_to_replace(*opened.backing);
   file.storage().write(0, std::as_bytes(std::span(text)));
   file.commit();
 }

@@ -62,12 +62,6 @@ NewFile::~NewFile() {
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
-void NewFile::refuse_to_replace(const Storage& file) const {
-  if (replaced_ && replaced_->status().identity == file.status().identity) {
-    throw Error(wanted_.string(), fmt::format("is {}", file.name()), "give another name");
-  }
-}
-
 void NewFile::commit() {
   storage_->sync();
   const unsigned flags = if_exists_ == IfExists::refuse ? RENAME_NOREPLACE : 0;

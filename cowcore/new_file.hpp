@@ -5,7 +5,6 @@
 #include <memory>
 
 #include "cowcore/posix_storage.hpp"
-#include "cowcore/storage.hpp"
 
 namespace cowfs::core {
 
@@ -33,8 +32,6 @@ class NewFile {
 
   /// The file that is to be replaced; null if there is none.
   [[nodiscard]] const PosixStorage* replaced() const { return replaced_.get(); }
-  /// Throws Error if that is this one.
-  void refuse_to_replace(const Storage& file) const;
 
   /// Syncs the file, gives it its name and syncs the directory.
   void commit();

@@ -38,6 +38,7 @@ endif()
 
 cowfs_shell_test(huge-image huge-image.sh)
 cowfs_shell_test(installed-library installed-library.sh)
+cowfs_shell_test(look-tools look-tools.sh)
 cowfs_shell_test(man-pages man-pages.sh)
 cowfs_shell_test(readme-recipes readme-recipes.sh)
 set_property(TEST readme-recipes PROPERTY FIXTURES_REQUIRED uml-guest) # from ../interop
