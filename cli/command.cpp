@@ -69,6 +69,7 @@ int run(const std::vector<std::string>& arguments, const Streams& streams) {
   add_mount_command(app, streams, chosen);
   add_umount_command(app, streams, chosen);
   add_info_command(app, streams, chosen);
+  add_merge_command(app, streams, chosen);
   add_restart_command(app, streams, chosen);
   add_serve_command(app, streams, chosen);
   add_check_command(app, streams, chosen);

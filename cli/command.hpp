@@ -42,6 +42,7 @@ void add_restart_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_serve_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_check_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_merge_command(CLI::App& app, const Streams& streams, Action& chosen);
 
 /// Runs the action. The one place where an exception becomes an exit status, and a line for
 /// `report`.

@@ -38,4 +38,10 @@ struct OpenedCow {
     Access access,
     const std::optional<boost::filesystem::path>& pending_directory = run_directory());
 
+/// As open_cow for reading. But what a killed mount has left is put on disk first, where the COW
+/// may be written; open_cow refuses such a COW.
+[[nodiscard]] OpenedCow open_cow_to_read(
+    const boost::filesystem::path& cow, const std::optional<boost::filesystem::path>& backing,
+    const std::optional<boost::filesystem::path>& pending_directory = run_directory());
+
 }  // namespace cowfs::core
