@@ -41,13 +41,6 @@ std::vector<std::string> words_for_parser(const std::vector<std::string>& argume
 
 }  // namespace
 
-std::pair<boost::filesystem::path, std::optional<boost::filesystem::path>> split_image(
-    const std::string& image) {
-  const auto comma = image.find(',');
-  if (comma == std::string::npos) return {image, std::nullopt};
-  return {image.substr(0, comma), image.substr(comma + 1)};
-}
-
 int perform(const Action& action, const std::function<void(const std::string&)>& report) {
   const auto fail = [&report](const std::exception& error, ExitStatus status) {
     report(error.what());
@@ -119,6 +112,7 @@ int run(const std::vector<std::string>& arguments, const Streams& streams) {
   add_mount_command(app, streams, chosen);
   add_umount_command(app, streams, chosen);
   add_info_command(app, streams, chosen);
+  add_merge_command(app, streams, chosen);
   add_restart_command(app, streams, chosen);
   add_serve_command(app, streams, chosen);
   add_check_command(app, streams, chosen);

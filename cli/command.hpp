@@ -2,12 +2,9 @@
 #pragma once
 
 #include <CLI/App.hpp>
-#include <boost/filesystem/path.hpp>
 #include <functional>
 #include <iosfwd>
-#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace cowfs::cli {
@@ -49,13 +46,10 @@ void add_map_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_relocate_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_mkimage_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_merge_command(CLI::App& app, const Streams& streams, Action& chosen);
 
 /// Makes a whole application of `cowfs create`: as uml_mkcow it is one.
 void set_up_create(CLI::App& command, Action& chosen);
-
-/// Parts COW[,BACKING] as UML does: the first comma ends the COW's name.
-[[nodiscard]] std::pair<boost::filesystem::path, std::optional<boost::filesystem::path>>
-split_image(const std::string& image);
 
 /// Runs the action. The one place where an exception becomes an exit status, and a line for
 /// `report`.

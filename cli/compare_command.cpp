@@ -7,6 +7,7 @@
 #include <ostream>
 
 #include "cli/command.hpp"
+#include "cli/image_name.hpp"
 #include "cli/progress_line.hpp"
 #include "cowcore/backing.hpp"
 #include "cowcore/compare_images.hpp"

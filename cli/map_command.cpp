@@ -2,13 +2,13 @@
 #include <fmt/ostream.h>
 
 #include <CLI/CLI.hpp>
-#include <boost/filesystem.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <sstream>
 
 #include "cli/command.hpp"
+#include "cli/image_name.hpp"
 #include "cli/map_picture.hpp"
 #include "cowcore/errors.hpp"
 #include "cowcore/extent_walk.hpp"
@@ -67,23 +67,18 @@ core::ImageCells cells_of(const core::OpenedCow& opened, std::size_t most) {
   return cells;
 }
 
-/// --force must not reach the files that are being looked at.
-void refuse_to_overwrite(const std::string& svg, const core::OpenedCow& opened) {
-  for (const auto* file : {opened.cow.get(), opened.backing.get()}) {
-    boost::system::error_code missing;
-    if (!boost::filesystem::equivalent(svg, file->name(), missing)) continue;
-    throw core::Error(svg, "is what is to be drawn", "give another name");
-  }
-}
-
 void write_svg(const MapOptions& options, const std::string& title, const core::OpenedCow& opened) {
-  refuse_to_overwrite(options.svg, opened);
+  const auto if_exists = options.force ? core::IfExists::replace : core::IfExists::refuse;
+  const auto place = core::choose_output(options.svg, if_exists,
+                                         {{opened.cow->status().identity, "the COW"},
+                                          {opened.backing->status().identity, "the backing"}});
   std::ostringstream svg;
   print_svg(svg, title, cells_of(opened, most_svg_cells));
   const auto text = std::move(svg).str();
-  core::NewFile file(options.svg, options.force ? core::IfExists::replace : core::IfExists::refuse);
-  file.storage().write(0, std::as_bytes(std::span(text)));
-  file.commit();
+  core::NewFile file(place.file, 0666);
+  file.file().write(0, std::as_bytes(std::span(text)));
+  file.file().sync();
+  file.publish(if_exists);
 }
 
 int map(const MapOptions& options, const Streams& streams) {

@@ -9,6 +9,7 @@
 
 #include "cli/background.hpp"
 #include "cli/command.hpp"
+#include "cli/image_name.hpp"
 #include "cli/mount_options.hpp"
 #include "cowcore/errors.hpp"
 #include "cowcore/open_cow.hpp"

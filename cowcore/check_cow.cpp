@@ -31,7 +31,7 @@
 #include "cowcore/backing.hpp"
 #include "cowcore/bitmap_walk.hpp"
 #include "cowcore/cow_description.hpp"
-#include "cowcore/data_finder.hpp"
+#include "cowcore/data_and_holes.hpp"
 #include "cowcore/errors.hpp"
 #include "cowcore/left_behind.hpp"
 
@@ -175,7 +175,7 @@ void Check::look_at_bits() {
   Finding lost{.name = "data-cut-short", .severity = Severity::damage};
   Finding holes{.name = "holes"};
   BitmapWalk bitmap(cow_, layout);
-  DataFinder data(cow_, layout.data_offset);
+  DataAndHoles data(cow_, layout.data_offset);
   const auto add = [](Finding& finding, std::uint64_t begin, std::uint64_t end) {
     if (!finding.first) finding.first = begin;
     finding.count += (end - begin) / sector_bytes;

@@ -12,7 +12,7 @@
 
 #include "cowcore/bitmap_walk.hpp"
 #include "cowcore/cow_header.hpp"
-#include "cowcore/data_finder.hpp"
+#include "cowcore/data_and_holes.hpp"
 #include "cowcore/open_cow.hpp"
 
 namespace cowfs::core {
@@ -37,7 +37,7 @@ class Part {
     return identity_ == other.identity_ && start_ == other.start_;
   }
 
-  [[nodiscard]] DataFinder::Piece at(std::uint64_t offset) { return finder_.at(offset); }
+  [[nodiscard]] DataAndHoles::Piece at(std::uint64_t offset) { return finder_.at(offset); }
 
   void read(std::uint64_t offset, std::span<std::byte> into) const {
     const auto count = file_.read(start_ + offset, into);
@@ -54,7 +54,7 @@ class Part {
   FileIdentity identity_;
   std::uint64_t start_;
   std::uint64_t length_;
-  DataFinder finder_;
+  DataAndHoles finder_;
 };
 
 /// Tells from the front to the back which file holds a piece of an image.
@@ -120,8 +120,8 @@ class Comparer {
   /// Compares a range that lies in one part of each.
   void compare(Part* a, Part* b, std::uint64_t at, std::uint64_t end) {
     while (at < end && !result_.first_difference) {
-      const auto piece_a = a == nullptr ? DataFinder::Piece{false, end} : a->at(at);
-      const auto piece_b = b == nullptr ? DataFinder::Piece{false, end} : b->at(at);
+      const auto piece_a = a == nullptr ? DataAndHoles::Piece{false, end} : a->at(at);
+      const auto piece_b = b == nullptr ? DataAndHoles::Piece{false, end} : b->at(at);
       const auto piece_end = std::min({end, piece_a.end, piece_b.end});
       if (piece_a.is_data || piece_b.is_data) {
         compare_data(piece_a.is_data ? a : nullptr, piece_b.is_data ? b : nullptr, at, piece_end);

@@ -25,7 +25,7 @@
 #include <cstring>
 #include <system_error>
 
-#include "cowcore/data_finder.hpp"
+#include "cowcore/data_and_holes.hpp"
 #include "cowcore/errors.hpp"
 
 namespace cowfs::core {
@@ -389,8 +389,8 @@ class CowImage::ExtentFinder {
 
  private:
   const CowImage& image_;
-  DataFinder cow_;
-  DataFinder backing_;
+  DataAndHoles cow_;
+  DataAndHoles backing_;
 };
 
 Extent CowImage::extent(std::uint64_t offset, std::uint64_t limit) const {

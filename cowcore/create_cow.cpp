@@ -1,8 +1,8 @@
 #include "cowcore/create_cow.hpp"
 
 #include <array>
+#include <boost/filesystem.hpp>
 #include <memory>
-#include <span>
 #include <system_error>
 
 #include "cowcore/backing.hpp"
@@ -16,13 +16,16 @@ namespace {
 
 namespace fs = boost::filesystem;
 
-/// What may be replaced: anything else holds something that is no COW's.
-void require_cow_or_empty(const PosixStorage& old) {
+/// Returns the file that is to be replaced, locked, so that nobody starts to use it meanwhile.
+std::unique_ptr<PosixStorage> lock_replaced(const fs::path& cow) {
+  auto old = PosixStorage::open(cow, Access::read_write, FileKinds::regular);
   std::array<std::byte, 4> start;
-  const auto count = old.read(0, start);
+  const auto count = old->read(0, start);
   if (count != 0 && !has_cow_magic(std::span(start).first(count))) {
-    throw Error(old.name(), "exists and is not a COW", "give another name, or remove it first");
+    throw Error(cow.string(), "exists and is not a COW", "give another name, or remove it first");
   }
+  old->lock(LockKind::exclusive);
+  return old;
 }
 
 std::unique_ptr<PosixStorage> open_backing(const fs::path& backing) {
@@ -38,7 +41,10 @@ std::unique_ptr<PosixStorage> open_backing(const fs::path& backing) {
   }
 }
 
-CowHeader header_for(const fs::path& cow, const fs::path& backing, const FileStatus& status) {
+}  // namespace
+
+CowHeader header_for_backing(const fs::path& cow, const fs::path& backing,
+                             const FileStatus& status) {
   CowHeader header;
   header.backing_mtime = header_mtime(status);
   header.backing_size = status.size;
@@ -49,8 +55,6 @@ CowHeader header_for(const fs::path& cow, const fs::path& backing, const FileSta
   }
   return header;
 }
-
-}  // namespace
 
 void write_empty_cow(Storage& file, const CowHeader& header) {
   const auto layout = compute_layout(header, file.name());
@@ -63,17 +67,22 @@ void write_empty_cow(Storage& file, const CowHeader& header) {
 void create_cow(const fs::path& cow, const fs::path& backing, IfExists if_exists) {
   const auto backing_file = open_backing(backing);
   const auto status = backing_file->status();
-  const auto header = header_for(cow, backing, status);
+  const auto header = header_for_backing(cow, backing, status);
 
-  NewFile file(cow, if_exists);
-  if (file.replaced() != nullptr) {
-    require_cow_or_empty(*file.replaced());
-    if (file.replaced()->status().identity == status.identity) {
+  std::unique_ptr<PosixStorage> replaced;
+  if (fs::exists(fs::symlink_status(cow))) {
+    if (if_exists == IfExists::refuse) {
+      throw Error(cow.string(), "exists", "give another name, or --force to make it empty");
+    }
+    replaced = lock_replaced(cow);
+    if (replaced->status().identity == status.identity) {
       throw Error(cow.string(), "is the backing itself", "give another name");
     }
   }
-  write_empty_cow(file.storage(), header);
-  file.commit();
+  const auto target = replaced ? fs::canonical(cow) : fs::absolute(cow);
+  NewFile made(target, 0666);
+  write_empty_cow(made.file(), header);
+  made.publish(if_exists);
 }
 
 }  // namespace cowfs::core

@@ -6,7 +6,7 @@
 
 #include "cowcore/bitmap_walk.hpp"
 #include "cowcore/cow_layout.hpp"
-#include "cowcore/data_finder.hpp"
+#include "cowcore/data_and_holes.hpp"
 #include "cowcore/extent.hpp"
 #include "cowcore/storage.hpp"
 
@@ -29,8 +29,8 @@ class ExtentWalk {
 
   CowLayout layout_;
   BitmapWalk bitmap_;
-  DataFinder cow_;
-  DataFinder backing_;
+  DataAndHoles cow_;
+  DataAndHoles backing_;
   std::optional<SectorRange> run_;  // the one that holds at_, or the next
   std::uint64_t at_ = 0;
   std::optional<Extent> ahead_;  // the piece after the last extent

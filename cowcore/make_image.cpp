@@ -68,8 +68,9 @@ void make_image(const std::string& kind, std::uint64_t size, const fs::path& fil
     throw Error(file.string(), fmt::format("{} is not installed", maker.program),
                 fmt::format("install the package {}", maker.package));
   }
-  NewFile image(file, if_exists);
-  image.storage().resize(size);
+  const auto place = choose_output(file, if_exists, {});
+  NewFile image(place.file, 0666, Naming::temporary);
+  image.file().resize(size);
   auto arguments = maker.options;
   arguments.push_back(image.temporary_path().string());
   const auto result = run_program(*program, arguments, [&] { report(progress, 0, size); });
@@ -77,7 +78,8 @@ void make_image(const std::string& kind, std::uint64_t size, const fs::path& fil
     throw Error(file.string(),
                 fmt::format("{} has failed: {}", maker.program, first_line(result.output)));
   }
-  image.commit();
+  image.file().sync();
+  image.publish(if_exists);
 }
 
 }  // namespace cowfs::core

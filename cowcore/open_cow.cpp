@@ -102,6 +102,13 @@ void relocate(OpenedCow& opened, const fs::path& given) {
   opened.header = std::move(header);
 }
 
+/// Whether a mount that was killed has left bits that only a writer can put on disk.
+bool has_applicable_bits(const fs::path& cow, const fs::path& pending_directory) {
+  const auto file = PosixStorage::open(cow, Access::read_only, FileKinds::regular);
+  const auto left = find_left_behind(pending_directory, *file, describe_cow(*file));
+  return left.state == LeftBehind::State::applicable;
+}
+
 }  // namespace
 
 void refuse_impossible_backing(const PosixStorage& backing, const PosixStorage& cow) {
@@ -129,6 +136,17 @@ CowHeader header_naming(CowHeader header, const fs::path& backing, const std::st
                 "use a shorter path");
   }
   return header;
+}
+
+OpenedCow open_cow_to_read(const fs::path& cow, const std::optional<fs::path>& backing,
+                           const std::optional<fs::path>& pending_directory) {
+  std::vector<std::string> notices;
+  if (pending_directory && has_applicable_bits(cow, *pending_directory)) {
+    notices = open_cow(cow, backing, Access::read_write, pending_directory).notices;
+  }
+  auto opened = open_cow(cow, backing, Access::read_only, pending_directory);
+  opened.notices.insert(opened.notices.begin(), notices.begin(), notices.end());
+  return opened;
 }
 
 OpenedCow open_cow(const fs::path& cow, const std::optional<fs::path>& backing, Access access,

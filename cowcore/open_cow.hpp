@@ -46,4 +46,10 @@ void refuse_impossible_backing(const PosixStorage& backing, const PosixStorage& 
 [[nodiscard]] CowHeader header_naming(CowHeader header, const boost::filesystem::path& backing,
                                       const std::string& cow);
 
+/// As open_cow for reading. But what a killed mount has left is put on disk first, where the COW
+/// may be written; open_cow refuses such a COW.
+[[nodiscard]] OpenedCow open_cow_to_read(
+    const boost::filesystem::path& cow, const std::optional<boost::filesystem::path>& backing,
+    const std::optional<boost::filesystem::path>& pending_directory = run_directory());
+
 }  // namespace cowfs::core

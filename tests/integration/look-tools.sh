@@ -60,7 +60,7 @@ check "  which is not overwritten" fails_with 1 "$COWFS" map --svg picture.svg c
 check "  unless that is asked for" fails_with 0 "$COWFS" map --svg picture.svg --force cow
 for file in cow backing; do
     check "  but never the $file" fails_with 1 "$COWFS" map --svg $file --force cow
-    check "    as it is said" says "^cowfs: $file: is what is to be drawn; give another name"
+    check "    as it is said" says "^cowfs: $file: is the (COW|backing) itself; give another name"
 done
 check "map has only one form" fails_with 2 "$COWFS" map --json --picture cow
 
