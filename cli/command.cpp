@@ -13,6 +13,7 @@ namespace cowfs::cli {
 namespace {
 
 constexpr std::string_view mount_helper = "mount.fuse.cowfs";
+constexpr auto uml_mkcow_name = "uml_mkcow";
 
 /// mount(8) calls its helper as: SOURCE TARGET [-sfnv] [-o OPTIONS] [-t TYPE].
 std::vector<std::string> from_mount_helper(const std::vector<std::string>& arguments) {
@@ -28,9 +29,13 @@ std::vector<std::string> from_mount_helper(const std::vector<std::string>& argum
   return result;
 }
 
+std::string program_name(const std::vector<std::string>& arguments) {
+  return arguments.empty() ? "cowfs"
+                           : boost::filesystem::path(arguments.front()).filename().string();
+}
+
 std::vector<std::string> words_for_parser(const std::vector<std::string>& arguments) {
-  const boost::filesystem::path program(arguments.empty() ? "cowfs" : arguments.front());
-  if (program.filename().string() == mount_helper) return from_mount_helper(arguments);
+  if (program_name(arguments) == mount_helper) return from_mount_helper(arguments);
   return {arguments.begin() + (arguments.empty() ? 0 : 1), arguments.end()};
 }
 
@@ -56,7 +61,45 @@ int perform(const Action& action, const std::function<void(const std::string&)>&
   }
 }
 
+namespace {
+
+/// Parses the words and performs what they choose.
+int parse_and_perform(CLI::App& app, std::vector<std::string> words, const Streams& streams,
+                      const Action& chosen) {
+  const auto name = app.get_name();
+  try {
+    std::reverse(words.begin(), words.end());  // CLI11 takes its vector from the back
+    app.parse(words);
+  } catch (const CLI::CallForHelp&) {
+    const auto called = app.get_subcommands();
+    streams.out << (called.empty() ? app.help() : called.front()->help(name));
+    return exit_done;
+  } catch (const CLI::CallForVersion&) {
+    streams.out << app.version() << "\n";
+    return exit_done;
+  } catch (const CLI::ParseError& error) {
+    streams.err << name << ": " << error.what() << "; see `" << name << " --help`\n";
+    return exit_usage;
+  }
+  return perform(chosen,
+                 [&](const std::string& line) { streams.err << name << ": " << line << "\n"; });
+}
+
+int run_uml_mkcow(const std::vector<std::string>& words, const Streams& streams) {
+  CLI::App app("Makes an empty COW for a backing: `cowfs create` under its older name",
+               uml_mkcow_name);
+  app.set_version_flag("--version,-V", std::string("uml_mkcow of cowfs ") + version);
+  Action chosen;
+  set_up_create(app, chosen);
+  return parse_and_perform(app, words, streams, chosen);
+}
+
+}  // namespace
+
 int run(const std::vector<std::string>& arguments, const Streams& streams) {
+  if (program_name(arguments) == uml_mkcow_name) {
+    return run_uml_mkcow({arguments.begin() + 1, arguments.end()}, streams);
+  }
   CLI::App app("Mounts a backing image and a User-Mode Linux COW file as one read-write image",
                "cowfs");
   app.set_version_flag("--version", std::string("cowfs ") + version);
@@ -69,26 +112,15 @@ int run(const std::vector<std::string>& arguments, const Streams& streams) {
   add_mount_command(app, streams, chosen);
   add_umount_command(app, streams, chosen);
   add_info_command(app, streams, chosen);
+  add_merge_command(app, streams, chosen);
   add_restart_command(app, streams, chosen);
   add_serve_command(app, streams, chosen);
   add_check_command(app, streams, chosen);
-  try {
-    auto words = words_for_parser(arguments);
-    std::reverse(words.begin(), words.end());  // CLI11 takes its vector from the back
-    app.parse(words);
-  } catch (const CLI::CallForHelp&) {
-    const auto called = app.get_subcommands();
-    streams.out << (called.empty() ? app.help() : called.front()->help("cowfs"));
-    return exit_done;
-  } catch (const CLI::CallForVersion&) {
-    streams.out << app.version() << "\n";
-    return exit_done;
-  } catch (const CLI::ParseError& error) {
-    streams.err << "cowfs: " << error.what() << "; see `cowfs --help`\n";
-    return exit_usage;
-  }
-  return perform(chosen,
-                 [&](const std::string& line) { streams.err << "cowfs: " << line << "\n"; });
+  add_map_command(app, streams, chosen);
+  add_compare_command(app, streams, chosen);
+  add_relocate_command(app, streams, chosen);
+  add_mkimage_command(app, streams, chosen);
+  return parse_and_perform(app, words_for_parser(arguments), streams, chosen);
 }
 
 }  // namespace cowfs::cli

@@ -41,7 +41,15 @@ void add_umount_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_restart_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_serve_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_check_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_compare_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_map_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_relocate_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_mkimage_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_merge_command(CLI::App& app, const Streams& streams, Action& chosen);
+
+/// Makes a whole application of `cowfs create`: as uml_mkcow it is one.
+void set_up_create(CLI::App& command, Action& chosen);
 
 /// Runs the action. The one place where an exception becomes an exit status, and a line for
 /// `report`.
@@ -49,7 +57,8 @@ void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);
                           const std::function<void(const std::string&)>& report);
 
 /// The whole command: `arguments` as main got them, the program's name first. Called as
-/// mount.fuse.cowfs it takes the arguments that mount(8) gives to its helpers.
+/// mount.fuse.cowfs it takes the arguments that mount(8) gives to its helpers; called as uml_mkcow,
+/// those of that program.
 [[nodiscard]] int run(const std::vector<std::string>& arguments, const Streams& streams);
 
 }  // namespace cowfs::cli

@@ -21,14 +21,17 @@ int create(const CreateOptions& options) {
 
 }  // namespace
 
-void add_create_command(CLI::App& app, const Streams& /*streams*/, Action& chosen) {
+void set_up_create(CLI::App& command, Action& chosen) {
   const auto options = std::make_shared<CreateOptions>();
-  auto* command = app.add_subcommand("create", "Make an empty COW for a backing");
-  command->add_option("COW", options->cow, "The COW file to make")->required();
-  command->add_option("BACKING", options->backing, "The backing: a file or a block device")
+  command.add_option("COW", options->cow, "The COW file to make")->required();
+  command.add_option("BACKING", options->backing, "The backing: a file or a block device")
       ->required();
-  command->add_flag("--force", options->force, "Make an existing COW empty: its content is lost");
-  command->callback([&chosen, options] { chosen = [options] { return create(*options); }; });
+  command.add_flag("--force,-f", options->force, "Make an existing COW empty: its content is lost");
+  command.callback([&chosen, options] { chosen = [options] { return create(*options); }; });
+}
+
+void add_create_command(CLI::App& app, const Streams& /*streams*/, Action& chosen) {
+  set_up_create(*app.add_subcommand("create", "Make an empty COW for a backing"), chosen);
 }
 
 }  // namespace cowfs::cli

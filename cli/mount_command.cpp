@@ -9,6 +9,7 @@
 
 #include "cli/background.hpp"
 #include "cli/command.hpp"
+#include "cli/image_name.hpp"
 #include "cli/mount_options.hpp"
 #include "cowcore/errors.hpp"
 #include "cowcore/open_cow.hpp"
@@ -27,13 +28,6 @@ struct MountArguments {
   bool foreground = false;
   bool from_mount = false;
 };
-
-/// As UML takes it: the first comma ends the COW's name.
-std::pair<fs::path, std::optional<fs::path>> split_image(const std::string& image) {
-  const auto comma = image.find(',');
-  if (comma == std::string::npos) return {image, std::nullopt};
-  return {image.substr(0, comma), image.substr(comma + 1)};
-}
 
 bool is_directory_mount(const fs::path& mount_point) {
   boost::system::error_code error;

@@ -25,6 +25,7 @@
 #include <cstring>
 #include <system_error>
 
+#include "cowcore/data_and_holes.hpp"
 #include "cowcore/errors.hpp"
 
 namespace cowfs::core {
@@ -387,41 +388,9 @@ class CowImage::ExtentFinder {
   }
 
  private:
-  /// The data and holes of one file; offsets are those of the merged image.
-  class File {
-   public:
-    File(const Storage& file, std::uint64_t start) : file_(file), start_(start) {}
-
-    std::pair<bool, std::uint64_t> at(std::uint64_t offset) {
-      if (offset < begin_ || offset >= end_) find(offset);
-      return {is_data_, end_};
-    }
-
-   private:
-    /// Edges are moved outwards to whole sectors of data: the end of an odd-sized file is no hole.
-    void find(std::uint64_t offset) {
-      begin_ = round_down(offset, sector_bytes);
-      const auto data = file_.next_data(start_ + begin_);
-      const auto data_begin = data ? round_down(*data - start_, sector_bytes) : ~std::uint64_t{0};
-      is_data_ = data_begin <= begin_;
-      if (is_data_) {
-        const auto hole = round_up(file_.next_hole(*data) - start_, sector_bytes);
-        end_ = std::max(hole, begin_ + sector_bytes);
-      } else {
-        end_ = data_begin;
-      }
-    }
-
-    const Storage& file_;
-    std::uint64_t start_;
-    std::uint64_t begin_ = 0;
-    std::uint64_t end_ = 0;
-    bool is_data_ = false;
-  };
-
   const CowImage& image_;
-  File cow_;
-  File backing_;
+  DataAndHoles cow_;
+  DataAndHoles backing_;
 };
 
 Extent CowImage::extent(std::uint64_t offset, std::uint64_t limit) const {

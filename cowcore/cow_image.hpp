@@ -9,6 +9,7 @@
 #include <span>
 
 #include "cowcore/cow_layout.hpp"
+#include "cowcore/extent.hpp"
 #include "cowcore/joined_calls.hpp"
 #include "cowcore/mapped_windows.hpp"
 #include "cowcore/range_locks.hpp"
@@ -17,20 +18,6 @@
 #include "cowcore/storage.hpp"
 
 namespace cowfs::core {
-
-/// Where a piece of the merged image comes from.
-enum class Source {
-  cow,      ///< data in the COW
-  backing,  ///< data in the backing
-  zero,     ///< a hole of the one or the other
-};
-
-/// A piece of the merged image, in bytes.
-struct Extent {
-  std::uint64_t offset = 0;
-  std::uint64_t length = 0;
-  Source source = Source::zero;
-};
 
 /// Reads and writes the merged image.
 ///

@@ -1,13 +1,8 @@
 #include "cowcore/create_cow.hpp"
 
-#include <fcntl.h>
-#include <fmt/format.h>
-#include <sys/stat.h>
-
 #include <array>
 #include <boost/filesystem.hpp>
-#include <cerrno>
-#include <cstdio>
+#include <memory>
 #include <system_error>
 
 #include "cowcore/backing.hpp"
@@ -21,47 +16,6 @@ namespace {
 
 namespace fs = boost::filesystem;
 
-[[noreturn]] void throw_errno(const fs::path& path, const char* action) {
-  throw std::system_error(errno, std::generic_category(),
-                          fmt::format("{}: {}", path.string(), action));
-}
-
-/// Removes the file under its temporary name unless it got its own.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const fs::path& wanted)
-      // Not made of the wanted name: that may be as long as a name can be.
-      : path_(wanted.parent_path() / fs::unique_path(".cowfs-%%%%-%%%%-%%%%.tmp")) {
-    FileDescriptor fd(::open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-    if (!fd) throw_errno(wanted, "cannot create");
-    file_ = std::make_unique<PosixStorage>(std::move(fd), wanted.string());
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  ~TemporaryFile() {
-    if (!path_.empty()) ::unlink(path_.c_str());
-  }
-
-  PosixStorage& file() { return *file_; }
-
-  void rename_to(const fs::path& wanted, IfExists if_exists) {
-    const unsigned flags = if_exists == IfExists::refuse ? RENAME_NOREPLACE : 0;
-    if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, wanted.c_str(), flags) != 0) {
-      throw_errno(wanted, "cannot create");
-    }
-    path_.clear();
-  }
-
- private:
-  fs::path path_;
-  std::unique_ptr<PosixStorage> file_;
-};
-
-void sync_directory(const fs::path& directory) {
-  const FileDescriptor fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd || ::fsync(fd.get()) != 0) throw_errno(directory, "cannot sync the directory");
-}
-
 /// Returns the file that is to be replaced, locked, so that nobody starts to use it meanwhile.
 std::unique_ptr<PosixStorage> lock_replaced(const fs::path& cow) {
   auto old = PosixStorage::open(cow, Access::read_write, FileKinds::regular);
@@ -74,7 +28,23 @@ std::unique_ptr<PosixStorage> lock_replaced(const fs::path& cow) {
   return old;
 }
 
-CowHeader header_for(const fs::path& cow, const fs::path& backing, const FileStatus& status) {
+std::unique_ptr<PosixStorage> open_backing(const fs::path& backing) {
+  try {
+    return PosixStorage::open(backing, Access::read_only, FileKinds::regular_or_block);
+  } catch (const std::system_error& error) {
+    if (error.code() != std::errc::no_such_file_or_directory &&
+        error.code() != std::errc::not_a_directory) {
+      throw;
+    }
+    throw BackingMismatch(backing.string(), "there is no such backing",
+                          "give an image that is there; `cowfs mkimage` makes one");
+  }
+}
+
+}  // namespace
+
+CowHeader header_for_backing(const fs::path& cow, const fs::path& backing,
+                             const FileStatus& status) {
   CowHeader header;
   header.backing_mtime = header_mtime(status);
   header.backing_size = status.size;
@@ -86,8 +56,6 @@ CowHeader header_for(const fs::path& cow, const fs::path& backing, const FileSta
   return header;
 }
 
-}  // namespace
-
 void write_empty_cow(Storage& file, const CowHeader& header) {
   const auto layout = compute_layout(header, file.name());
   file.write(0, serialize_header(header));
@@ -97,10 +65,9 @@ void write_empty_cow(Storage& file, const CowHeader& header) {
 }
 
 void create_cow(const fs::path& cow, const fs::path& backing, IfExists if_exists) {
-  const auto backing_file =
-      PosixStorage::open(backing, Access::read_only, FileKinds::regular_or_block);
+  const auto backing_file = open_backing(backing);
   const auto status = backing_file->status();
-  const auto header = header_for(cow, backing, status);
+  const auto header = header_for_backing(cow, backing, status);
 
   std::unique_ptr<PosixStorage> replaced;
   if (fs::exists(fs::symlink_status(cow))) {
@@ -113,10 +80,9 @@ void create_cow(const fs::path& cow, const fs::path& backing, IfExists if_exists
     }
   }
   const auto target = replaced ? fs::canonical(cow) : fs::absolute(cow);
-  TemporaryFile temporary(target);
-  write_empty_cow(temporary.file(), header);
-  temporary.rename_to(target, if_exists);
-  sync_directory(target.parent_path());
+  NewFile made(target, 0666);
+  write_empty_cow(made.file(), header);
+  made.publish(if_exists);
 }
 
 }  // namespace cowfs::core

@@ -11,7 +11,16 @@ namespace cowfs::core {
 class Error : public std::runtime_error {
  public:
   Error(const std::string& file, const std::string& problem, const std::string& advice = {})
-      : std::runtime_error(file + ": " + problem + (advice.empty() ? "" : "; " + advice)) {}
+      : std::runtime_error(file + ": " + problem + (advice.empty() ? "" : "; " + advice)),
+        problem_(problem),
+        advice_(advice) {}
+
+  [[nodiscard]] const std::string& problem() const { return problem_; }
+  [[nodiscard]] const std::string& advice() const { return advice_; }
+
+ private:
+  std::string problem_;
+  std::string advice_;
 };
 
 /// The backing is not the one that the COW was made for, or can't be found.

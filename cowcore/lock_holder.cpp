@@ -59,6 +59,17 @@ bool holds_lock_on(const fs::path& process, const struct stat& file) {
   return false;
 }
 
+/// Whether a lock of somebody else conflicts with one of this kind.
+bool is_in_the_way_of(int fd, short kind) {
+  struct flock wanted {};
+  wanted.l_type = kind;
+  wanted.l_whence = SEEK_SET;
+  if (::fcntl(fd, F_OFD_GETLK, &wanted) != 0) {
+    throw std::system_error(errno, std::generic_category(), "cannot look at the locks of a file");
+  }
+  return wanted.l_type != F_UNLCK;
+}
+
 }  // namespace
 
 std::string lock_holder(int fd) {
@@ -79,14 +90,8 @@ std::string lock_holder(int fd) {
   return {};
 }
 
-bool is_locked_for_writing(int fd) {
-  struct flock wanted {};
-  wanted.l_type = F_RDLCK;
-  wanted.l_whence = SEEK_SET;
-  if (::fcntl(fd, F_OFD_GETLK, &wanted) != 0) {
-    throw std::system_error(errno, std::generic_category(), "cannot look at the locks of a file");
-  }
-  return wanted.l_type != F_UNLCK;
-}
+bool is_locked_for_writing(int fd) { return is_in_the_way_of(fd, F_RDLCK); }
+
+bool is_locked(int fd) { return is_in_the_way_of(fd, F_WRLCK); }
 
 }  // namespace cowfs::core

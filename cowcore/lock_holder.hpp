@@ -14,4 +14,7 @@ std::string lock_holder(int fd);
 /// in nobody's way. Throws std::system_error.
 bool is_locked_for_writing(int fd);
 
+/// Whether somebody else holds a lock of any kind on it. Likewise.
+bool is_locked(int fd);
+
 }  // namespace cowfs::core

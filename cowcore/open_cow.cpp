@@ -68,18 +68,6 @@ std::unique_ptr<PosixStorage> open_named_backing(const fs::path& path, const Pos
   }
 }
 
-/// Files of the kernel's own file systems are no disk images, and what reading them does is
-/// anyone's guess.
-void refuse_kernel_file(const PosixStorage& backing, const std::string& cow) {
-  struct statfs found {};
-  if (::fstatfs(backing.descriptor(), &found) != 0) return;
-  if (found.f_type == PROC_SUPER_MAGIC || found.f_type == SYSFS_MAGIC) {
-    throw BackingMismatch(cow,
-                          fmt::format("its backing {} is a file of the kernel", backing.name()),
-                          "give the backing that it was made for, as COW,BACKING");
-  }
-}
-
 bool is_same_file(const fs::path& path, const FileIdentity& file) {
   struct stat found {};
   return !path.empty() && ::stat(path.c_str(), &found) == 0 &&
@@ -107,22 +95,59 @@ void relocate(OpenedCow& opened, const fs::path& given) {
                                          new_path, opened.header.backing_path));
     return;
   }
-  const auto longest = longest_backing_path(opened.header.format);
-  if (new_path.size() > longest) {
-    throw Error(file,
-                fmt::format("the path of the backing has {} bytes, a {} header takes {}",
-                            new_path.size(), format_name(opened.header.format), longest),
-                "use a shorter path");
-  }
-  auto header = opened.header;
-  header.backing_path = new_path;
+  auto header = header_naming(opened.header, given, file);
   rewrite_header(*opened.cow, header);
   opened.notices.push_back(fmt::format("{}: relocated from backing {} to {}", file,
                                        opened.header.backing_path, new_path));
   opened.header = std::move(header);
 }
 
+/// Whether a mount that was killed has left bits that only a writer can put on disk.
+bool has_applicable_bits(const fs::path& cow, const fs::path& pending_directory) {
+  const auto file = PosixStorage::open(cow, Access::read_only, FileKinds::regular);
+  const auto left = find_left_behind(pending_directory, *file, describe_cow(*file));
+  return left.state == LeftBehind::State::applicable;
+}
+
 }  // namespace
+
+void refuse_impossible_backing(const PosixStorage& backing, const PosixStorage& cow) {
+  constexpr auto advice = "give the backing that it was made for, as COW,BACKING";
+  // Files of the kernel's own file systems are no disk images, and what reading them does is
+  // anyone's guess.
+  struct statfs found {};
+  if (::fstatfs(backing.descriptor(), &found) == 0 &&
+      (found.f_type == PROC_SUPER_MAGIC || found.f_type == SYSFS_MAGIC)) {
+    throw BackingMismatch(
+        cow.name(), fmt::format("its backing {} is a file of the kernel", backing.name()), advice);
+  }
+  if (backing.status().identity == cow.status().identity) {
+    throw BackingMismatch(cow.name(), "names itself as its backing", advice);
+  }
+}
+
+CowHeader header_naming(CowHeader header, const fs::path& backing, const std::string& cow) {
+  header.backing_path = stored_path(backing).string();
+  const auto longest = longest_backing_path(header.format);
+  if (header.backing_path.size() > longest) {
+    throw Error(cow,
+                fmt::format("the path of the backing has {} bytes, a {} header takes {}",
+                            header.backing_path.size(), format_name(header.format), longest),
+                "use a shorter path");
+  }
+  return header;
+}
+
+OpenedCow open_cow_to_read(const fs::path& cow, const std::optional<fs::path>& backing,
+                           const std::optional<fs::path>& pending_directory) {
+  std::vector<std::string> notices;
+  if (pending_directory && has_applicable_bits(cow, *pending_directory)) {
+    notices = open_cow(cow, backing, Access::read_write, pending_directory).notices;
+  }
+  auto opened = open_cow(cow, backing, Access::read_only, pending_directory);
+  opened.notices.insert(opened.notices.begin(), notices.begin(), notices.end());
+  return opened;
+}
 
 OpenedCow open_cow(const fs::path& cow, const std::optional<fs::path>& backing, Access access,
                    const std::optional<fs::path>& pending_directory) {
@@ -140,12 +165,8 @@ OpenedCow open_cow(const fs::path& cow, const std::optional<fs::path>& backing, 
   }
   auto backing_file =
       backing ? open_given_backing(path, name) : open_named_backing(path, *opened.cow);
-  refuse_kernel_file(*backing_file, name);
+  refuse_impossible_backing(*backing_file, *opened.cow);
   const auto status = backing_file->status();
-  if (status.identity == opened.cow->status().identity) {
-    throw BackingMismatch(name, "names itself as its backing",
-                          "give the backing that it was made for, as COW,BACKING");
-  }
   backing_file->lock(LockKind::shared);
   require_match(found.header, status, name, path.string());
 
@@ -157,6 +178,12 @@ OpenedCow open_cow(const fs::path& cow, const std::optional<fs::path>& backing, 
   opened.header = std::move(found.header);
   opened.layout = found.layout;
   if (backing) relocate(opened, *backing);
+  if (opened.layout.merged_size == 0) {
+    opened.notices.push_back(
+        fmt::format("{}: its backing {} has 0 bytes, and so has the image; `cowfs mkimage` makes "
+                    "a backing that a guest can use",
+                    name, path.string()));
+  }
   return opened;
 }
 

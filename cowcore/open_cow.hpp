@@ -38,4 +38,18 @@ struct OpenedCow {
     Access access,
     const std::optional<boost::filesystem::path>& pending_directory = run_directory());
 
+/// Throws BackingMismatch if `backing` is the COW itself or a file of the kernel's.
+void refuse_impossible_backing(const PosixStorage& backing, const PosixStorage& cow);
+
+/// The header with another backing's path, as it is stored. Throws Error if that is too long for
+/// the header's format.
+[[nodiscard]] CowHeader header_naming(CowHeader header, const boost::filesystem::path& backing,
+                                      const std::string& cow);
+
+/// As open_cow for reading. But what a killed mount has left is put on disk first, where the COW
+/// may be written; open_cow refuses such a COW.
+[[nodiscard]] OpenedCow open_cow_to_read(
+    const boost::filesystem::path& cow, const std::optional<boost::filesystem::path>& backing,
+    const std::optional<boost::filesystem::path>& pending_directory = run_directory());
+
 }  // namespace cowfs::core

@@ -39,6 +39,8 @@ class PosixStorage final : public Storage {
   void resize(std::uint64_t size) override;
   [[nodiscard]] std::optional<std::uint64_t> next_data(std::uint64_t offset) const override;
   [[nodiscard]] std::uint64_t next_hole(std::uint64_t offset) const override;
+  std::uint64_t clone_from(const Storage& from, std::uint64_t from_offset, std::uint64_t to_offset,
+                           std::uint64_t length) override;
   [[nodiscard]] std::optional<Mapping> map(std::uint64_t offset, std::size_t length) const override;
   void lock(LockKind kind) override;
 

@@ -1,6 +1,7 @@
 // The unit of the COW format.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 namespace cowfs::core {
@@ -13,6 +14,13 @@ using SectorCount = std::uint64_t;
 /// The granularity of the bitmap, in bytes. UML does 512-byte I/O whatever the header's sector size
 /// says, so this is a constant of the format.
 inline constexpr std::uint64_t sector_bytes = 512;
+
+/// A word of the bitmap as it is in the file, as a number whose lowest bit is the first sector: the
+/// bytes of the bitmap, lowest first, are those of a little-endian word. And the reverse.
+constexpr std::uint64_t swap_if_big(std::uint64_t word) {
+  if constexpr (std::endian::native == std::endian::big) return __builtin_bswap64(word);
+  return word;
+}
 
 /// `value` rounded up to a multiple of `unit`; the caller has made sure that it does not overflow.
 constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {

@@ -7,12 +7,6 @@
 namespace cowfs::core {
 namespace {
 
-/// The bytes of the bitmap, lowest first, are the bytes of a little-endian word.
-constexpr std::uint64_t swap_if_big(std::uint64_t word) {
-  if constexpr (std::endian::native == std::endian::big) return __builtin_bswap64(word);
-  return word;
-}
-
 constexpr std::uint64_t mask_of(unsigned first, std::uint64_t count) {
   const auto ones = count >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
   return ones << first;
@@ -26,26 +20,41 @@ void PendingWords::clear() {
   pending.clear();
 }
 
-class SectorMap::HoleFinder {
+/// Finds the chunks that may have a bit set: those in memory, and those that are no hole of the
+/// file. Remembers what the file has answered, so that one question serves many chunks.
+class SectorMap::ChunkFinder {
  public:
-  explicit HoleFinder(const SectorMap& map) : map_(map) {}
+  explicit ChunkFinder(const SectorMap& map) : map_(map) {}
 
-  /// Whether the chunk is known to be empty without being read.
-  bool is_empty(std::size_t chunk) {
-    if (map_.is_loaded(chunk)) return false;
-    const auto begin = map_.layout_.bitmap_offset + chunk * chunk_bytes;
-    const auto end = begin + chunk_bytes;
-    if (begin >= asked_from_ && end <= hole_end_) return true;
-    const auto next = map_.cow_.next_data(begin);
-    asked_from_ = begin;
-    hole_end_ = next.value_or(~std::uint64_t{0});
-    return end <= hole_end_;
+  /// The first such chunk in [chunk, end), or `end`.
+  std::size_t next(std::size_t chunk, std::size_t end) {
+    if (chunk >= end) return end;
+    const auto in_file = std::min(end, next_in_file(chunk));
+    return map_.loaded_.find(chunk, in_file);
   }
 
  private:
+  std::size_t next_in_file(std::size_t chunk) {
+    const auto at = map_.layout_.bitmap_offset + chunk * chunk_bytes;
+    if (at < asked_from_ || at >= data_end_) ask(at);
+    if (at >= data_begin_) return chunk;
+    if (data_begin_ == none) return map_.chunks_;
+    return (data_begin_ - map_.layout_.bitmap_offset) / chunk_bytes;
+  }
+
+  void ask(std::uint64_t at) {
+    asked_from_ = at;
+    data_begin_ = map_.cow_.next_data(at).value_or(none);
+    data_end_ = data_begin_ == none ? none : map_.cow_.next_hole(data_begin_);
+  }
+
+  static constexpr auto none = ~std::uint64_t{0};
+
   const SectorMap& map_;
-  std::uint64_t asked_from_ = 0;
-  std::uint64_t hole_end_ = 0;
+  // From asked_from_ on there is a hole up to data_begin_, then data up to data_end_.
+  std::uint64_t asked_from_ = none;
+  std::uint64_t data_begin_ = none;
+  std::uint64_t data_end_ = none;
 };
 
 std::size_t SectorMap::words_for(const CowLayout& layout) {
@@ -62,7 +71,7 @@ SectorMap::SectorMap(Storage& cow, const CowLayout& layout, std::unique_ptr<Pend
       pending_(pending_store_->words()),
       loaded_(chunks_),
       reserved_(chunks_),
-      dirty_chunks_((chunks_ + 63) / 64) {
+      dirty_(chunks_) {
   adopt_pending();
 }
 
@@ -82,7 +91,7 @@ void SectorMap::set_word(std::size_t word, std::uint64_t bits) {
   if (bits == 0) return;
   ensure_loaded(word / chunk_words);
   pending_[word].fetch_or(bits, std::memory_order_release);
-  mark_dirty(word / chunk_words);
+  dirty_.set(word / chunk_words);
   words_[word].fetch_or(bits, std::memory_order_release);
 }
 
@@ -94,23 +103,32 @@ SectorMap::Word SectorMap::valid_bits(std::size_t word) const {
 }
 
 void SectorMap::ensure_loaded(std::size_t chunk) const {
-  if (!is_loaded(chunk)) load(chunk);
+  if (!loaded_.test(chunk)) load(chunk);
+}
+
+/// Reads a chunk as it is in the file, without the bits that stand for no sector.
+void SectorMap::read_chunk(std::size_t chunk, Chunk& into) const {
+  const auto offset = chunk * chunk_bytes;
+  const auto length = std::min<std::uint64_t>(chunk_bytes, layout_.bitmap_length - offset);
+  const auto bytes = std::as_writable_bytes(std::span(into));
+  const auto count = cow_.read(layout_.bitmap_offset + offset, bytes.first(length));
+  std::ranges::fill(bytes.subspan(count), std::byte{});
+  for (std::size_t i = 0; i < chunk_words; ++i) {
+    into[i] = swap_if_big(into[i]) & valid_bits(chunk * chunk_words + i);
+  }
 }
 
 void SectorMap::load(std::size_t chunk) const {
   const std::lock_guard guard(load_mutex_[chunk % load_mutex_.size()]);
-  if (is_loaded(chunk)) return;
-  std::array<Word, chunk_words> buffer{};
-  const auto offset = chunk * chunk_bytes;
-  const auto length = std::min<std::uint64_t>(chunk_bytes, layout_.bitmap_length - offset);
-  cow_.read(layout_.bitmap_offset + offset,
-            std::as_writable_bytes(std::span(buffer)).first(length));
+  if (loaded_.test(chunk)) return;
+  Chunk read;
+  read_chunk(chunk, read);
   for (std::size_t i = 0; i < chunk_words; ++i) {
-    const auto word = swap_if_big(buffer[i]) & valid_bits(chunk * chunk_words + i);
     // Writing a zero would cost the page that the array does not have yet.
-    if (word != 0) words_[chunk * chunk_words + i].store(word, std::memory_order_relaxed);
+    if (read[i] == 0) continue;
+    words_[chunk * chunk_words + i].store(read[i], std::memory_order_relaxed);
   }
-  loaded_[chunk].store(1, std::memory_order_release);
+  loaded_.set(chunk);
 }
 
 bool SectorMap::in_cow(SectorNumber sector) const {
@@ -137,17 +155,20 @@ SectorNumber SectorMap::scan_chunk(SectorNumber from, SectorNumber end, Word inv
 
 SectorNumber SectorMap::find_set(SectorNumber from, SectorNumber end) const {
   const auto last = std::min(end, layout_.sectors_with_bit);
-  HoleFinder holes(*this);
+  const auto chunks_end = (last + chunk_sectors - 1) / chunk_sectors;
+  ChunkFinder chunks(*this);
   while (from < last) {
-    const auto chunk = from / chunk_sectors;
-    const auto chunk_end = std::min(last, (chunk + 1) * chunk_sectors);
+    auto chunk = from / chunk_sectors;
     // Within one chunk, reading it is as quick as asking for holes, and is kept.
-    const bool long_way = last - from > chunk_sectors;
-    if (!(long_way && holes.is_empty(chunk))) {
-      ensure_loaded(chunk);
-      const auto found = scan_chunk(from, chunk_end, 0);
-      if (found < chunk_end) return found;
+    if (last - from > chunk_sectors) {
+      chunk = chunks.next(chunk, chunks_end);
+      from = std::max(from, chunk * chunk_sectors);
+      if (from >= last) break;
     }
+    const auto chunk_end = std::min(last, (chunk + 1) * chunk_sectors);
+    ensure_loaded(chunk);
+    const auto found = scan_chunk(from, chunk_end, 0);
+    if (found < chunk_end) return found;
     from = chunk_end;
   }
   return end;
@@ -177,21 +198,18 @@ SectorMap::Run SectorMap::run(SectorNumber first, SectorCount limit) const {
 
 SectorCount SectorMap::count() const {
   SectorCount total = 0;
-  HoleFinder holes(*this);
-  for (std::size_t chunk = 0; chunk < chunks_; ++chunk) {
-    if (holes.is_empty(chunk)) continue;
-    ensure_loaded(chunk);
+  ChunkFinder chunks(*this);
+  Chunk read;
+  for (std::size_t chunk = 0; (chunk = chunks.next(chunk, chunks_)) < chunks_; ++chunk) {
+    const bool loaded = loaded_.test(chunk);
+    if (!loaded) read_chunk(chunk, read);
     for (std::size_t i = 0; i < chunk_words; ++i) {
-      const auto word = words_[chunk * chunk_words + i].load(std::memory_order_relaxed);
+      const auto word =
+          loaded ? words_[chunk * chunk_words + i].load(std::memory_order_relaxed) : read[i];
       total += static_cast<SectorCount>(std::popcount(word));
     }
   }
   return total;
-}
-
-void SectorMap::mark_dirty(std::size_t chunk) {
-  dirty_chunks_[chunk / 64].fetch_or(Word{1} << (chunk % 64), std::memory_order_release);
-  any_dirty_.store(true, std::memory_order_release);
 }
 
 /// Calls function(index of a word, mask of its bits in the range) for each word of the range.
@@ -247,7 +265,7 @@ void SectorMap::set_in_chunk(std::size_t chunk, SectorNumber first, SectorNumber
     changed = true;
   });
   if (!changed) return;
-  mark_dirty(chunk);
+  dirty_.set(chunk);
   for_each_word(first, end, [&](std::size_t index, Word mask) {
     words_[index].fetch_or(mask, std::memory_order_release);
   });
@@ -255,14 +273,7 @@ void SectorMap::set_in_chunk(std::size_t chunk, SectorNumber first, SectorNumber
 
 void SectorMap::take_pending(PendingWords& into) {
   into.clear();
-  if (!any_dirty_.exchange(false, std::memory_order_acq_rel)) return;
-  for (std::size_t group = 0; group < dirty_chunks_.size(); ++group) {
-    if (dirty_chunks_[group].load(std::memory_order_relaxed) == 0) continue;
-    auto dirty = dirty_chunks_[group].exchange(0, std::memory_order_acq_rel);
-    for (; dirty != 0; dirty &= dirty - 1) {
-      take_chunk(group * 64 + static_cast<std::size_t>(std::countr_zero(dirty)), into);
-    }
-  }
+  dirty_.take([&](std::size_t chunk) { take_chunk(chunk, into); });
 }
 
 /// Takes the stretch from the first to the last word of the chunk that has pending bits.

@@ -1,7 +1,8 @@
 // Which sectors are in the COW.
 //
 // The bitmap is read from the file in chunks, when first asked for; a chunk that was never asked
-// for costs neither time nor memory. Bits are only ever set. A bit that was set in memory is
+// for costs neither time nor memory, and a hole of the bitmap is skipped as a whole, however long
+// it is. Bits are only ever set. A bit that was set in memory is
 // *pending* until a flush has put it on disk; the order of a flush is in cow_image.cpp.
 #pragma once
 
@@ -16,6 +17,7 @@
 #include "cowcore/cow_layout.hpp"
 #include "cowcore/pending_store.hpp"
 #include "cowcore/sector.hpp"
+#include "cowcore/sparse_bits.hpp"
 #include "cowcore/storage.hpp"
 #include "cowcore/zeroed_array.hpp"
 
@@ -60,7 +62,8 @@ class SectorMap {
   /// How many sectors from `first` on, at most `limit` (at least 1), share the state of the first.
   [[nodiscard]] Run run(SectorNumber first, SectorCount limit) const;
 
-  /// How many sectors are in the COW. Reads all of the bitmap that is not a hole.
+  /// How many sectors are in the COW. Reads all of the bitmap that is not a hole, and keeps nothing
+  /// of it.
   [[nodiscard]] SectorCount count() const;
 
   /// Sees to it that set() and the flush after it have all they need for these sectors: the chunks
@@ -93,11 +96,11 @@ class SectorMap {
   static constexpr std::size_t chunk_bytes = chunk_words * sizeof(Word);
   static constexpr SectorCount chunk_sectors = chunk_words * word_sectors;  // 16 MiB of image
 
+  using Chunk = std::array<Word, chunk_words>;
+
   void ensure_loaded(std::size_t chunk) const;
   void load(std::size_t chunk) const;
-  [[nodiscard]] bool is_loaded(std::size_t chunk) const {
-    return loaded_[chunk].load(std::memory_order_acquire) != 0;
-  }
+  void read_chunk(std::size_t chunk, Chunk& into) const;
   [[nodiscard]] Word valid_bits(std::size_t word) const;
   [[nodiscard]] SectorNumber find_set(SectorNumber from, SectorNumber end) const;
   [[nodiscard]] SectorNumber find_clear(SectorNumber from, SectorNumber end) const;
@@ -108,10 +111,8 @@ class SectorMap {
   void adopt_pending();
   void take_chunk(std::size_t chunk, PendingWords& into);
   void reserve(std::size_t chunk);
-  void mark_dirty(std::size_t chunk);
 
-  /// Remembers how far a hole of the bitmap reaches, so that one question serves many chunks.
-  class HoleFinder;
+  class ChunkFinder;
 
   Storage& cow_;
   CowLayout layout_;
@@ -119,11 +120,10 @@ class SectorMap {
   mutable ZeroedArray<std::atomic<Word>> words_;
   std::unique_ptr<PendingStore> pending_store_;
   std::atomic<Word>* pending_;
-  mutable ZeroedArray<std::atomic<std::uint8_t>> loaded_;
+  mutable SparseBits loaded_;                        // a bit for each chunk
   ZeroedArray<std::atomic<std::uint8_t>> reserved_;  // chunks with room on disk
-  ZeroedArray<std::atomic<Word>> dirty_chunks_;      // a bit each
-  std::atomic<bool> any_dirty_ = false;
-  mutable std::array<std::mutex, 16> load_mutex_;  // one of them guards the loading of a chunk
+  SparseBits dirty_;                                 // chunks that may have pending bits
+  mutable std::array<std::mutex, 16> load_mutex_;    // one of them guards the loading of a chunk
 };
 
 }  // namespace cowfs::core

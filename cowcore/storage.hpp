@@ -81,6 +81,15 @@ class Storage {
   /// The first offset at or after `offset` that is in a hole. The end of the file counts as one.
   [[nodiscard]] virtual std::uint64_t next_hole(std::uint64_t offset) const = 0;
 
+  /// Takes over a range of another file without its bytes passing through this process: shares its
+  /// blocks, or lets a file server copy. Returns how many bytes, from the beginning of the range,
+  /// have been taken over; 0 where the files can't do that. Needs offsets and a length that are
+  /// multiples of the file system's blocks.
+  virtual std::uint64_t clone_from(const Storage& /*from*/, std::uint64_t /*from_offset*/,
+                                   std::uint64_t /*to_offset*/, std::uint64_t /*length*/) {
+    return 0;
+  }
+
   /// Maps the range for reading; it may reach past the end of the file. Nothing if this storage
   /// can't be mapped. See Mapping for what may be done with it.
   [[nodiscard]] virtual std::optional<Mapping> map(std::uint64_t offset,

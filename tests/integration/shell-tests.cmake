@@ -36,6 +36,7 @@ cowfs_shell_test(kill-worker-loop kill-worker-loop.sh)
 
 cowfs_shell_test(huge-image huge-image.sh)
 cowfs_shell_test(installed-library installed-library.sh)
+cowfs_shell_test(look-tools look-tools.sh)
 cowfs_shell_test(man-pages man-pages.sh)
 cowfs_shell_test(readme-recipes readme-recipes.sh)
 set_property(TEST readme-recipes PROPERTY FIXTURES_REQUIRED uml-guest) # from ../interop

@@ -199,14 +199,16 @@ TEST_F(CreateCow, IsNeverItsOwnBacking) {
 }
 
 TEST_F(CreateCow, AFailureLeavesNothingBehind) {
-  EXPECT_EQ(error_of([&] { create_cow(cow_, backing_, IfExists::refuse); }), ENOENT);
+  EXPECT_THAT(
+      message_of<BackingMismatch>([&] { create_cow(cow_, backing_, IfExists::refuse); }),
+      HasSubstr(backing_.string() + ": there is no such backing; give an image that is there"));
   EXPECT_THAT(message_of<Error>([&] { create_cow(cow_, directory_.path(), IfExists::refuse); }),
               HasSubstr("is a directory"));
   EXPECT_THAT(names_in(directory_.path()), ElementsAre());
   make_backing(10000);
-  EXPECT_EQ(
-      error_of([&] { create_cow(directory_ / "missing" / "cow", backing_, IfExists::refuse); }),
-      ENOENT);
+  EXPECT_THAT(message_of<Error>(
+                  [&] { create_cow(directory_ / "missing" / "cow", backing_, IfExists::refuse); }),
+              HasSubstr("there is no directory " + (directory_ / "missing").string() + "; make"));
   EXPECT_THAT(names_in(directory_.path()), ElementsAre("backing"));
 }
 

@@ -244,6 +244,46 @@ TEST(SectorMap, DoesNotReadHolesOfTheBitmap) {
   EXPECT_EQ(map.count(), 1U);
 }
 
+TEST(SectorMap, SkipsTheHolesOfAHugeBitmapAtOnce) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "takes more address space than the sanitizer leaves";
+#endif
+  const auto header = tests::make_header({.backing_size = std::uint64_t{1} << 57});
+  const auto layout = compute_layout(header, "cow");
+  const auto storage = tests::MemoryFile::make("cow")->open();
+  tests::make_empty_cow(*storage, header);
+  const std::array<SectorNumber, 3> in_file{77, layout.sectors / 3, layout.sectors - 1};
+  for (const auto sector : in_file) tests::set_bit_on_disk(*storage, layout, sector);
+  SectorMap map(*storage, layout);
+  const SectorNumber unflushed = layout.sectors / 2;
+  mark(map, unflushed, 1);
+
+  std::vector<SectorNumber> found;
+  for (SectorNumber at = 0; at < layout.sectors;) {
+    const auto run = map.run(at, layout.sectors - at);
+    if (run.in_cow) found.push_back(at);
+    at += run.length;
+  }
+  EXPECT_EQ(found, (std::vector{in_file[0], in_file[1], unflushed, in_file[2]}));
+  EXPECT_EQ(map.count(), 4U);
+  PendingWords words;
+  flush(map, words);
+  EXPECT_TRUE(tests::bit_on_disk(*storage, layout, unflushed));
+}
+
+TEST(SectorMap, CountingKeepsNothing) {
+  const Bitmap bitmap({.backing_size = 512 * 4 * chunk_sectors});
+  for (SectorNumber chunk = 0; chunk < 4; ++chunk) {
+    tests::set_bit_on_disk(*bitmap.storage, bitmap.layout, chunk * chunk_sectors + 9);
+  }
+  SectorMap map(*bitmap.storage, bitmap.layout);
+  EXPECT_EQ(map.count(), 4U);
+  tests::set_bit_on_disk(*bitmap.storage, bitmap.layout, 10);
+  EXPECT_TRUE(map.in_cow(10)) << "a chunk that was only counted is in memory";
+  mark(map, 20, 1);
+  EXPECT_EQ(map.count(), 6U) << "what is not in the file yet has to be counted all the same";
+}
+
 TEST(SectorMap, PreparingTellsOfAFailedReadAndSetsNothing) {
   const Bitmap bitmap({});
   const auto plan = std::make_shared<tests::FaultPlan>();
