@@ -1,5 +1,7 @@
 #include "cowcore/create_cow.hpp"
 
+#include <sys/stat.h>
+
 #include <array>
 #include <boost/filesystem.hpp>
 
@@ -7,6 +9,7 @@
 #include "cowcore/cow_header.hpp"
 #include "cowcore/cow_layout.hpp"
 #include "cowcore/errors.hpp"
+#include "cowcore/merge_journal.hpp"
 #include "cowcore/posix_storage.hpp"
 
 namespace cowfs::core {
@@ -54,6 +57,8 @@ void create_cow(const fs::path& cow, const fs::path& backing, IfExists if_exists
       PosixStorage::open(backing, Access::read_only, FileKinds::regular_or_block);
   const auto status = backing_file->status();
   const auto header = header_for_backing(cow, backing, status);
+
+  if (!S_ISBLK(status.mode)) refuse_unfinished_merge(cow, header, backing, *backing_file);
 
   std::unique_ptr<PosixStorage> replaced;
   if (fs::exists(fs::symlink_status(cow))) {

@@ -14,6 +14,7 @@
 #include "cowcore/backing.hpp"
 #include "cowcore/errors.hpp"
 #include "cowcore/left_behind.hpp"
+#include "cowcore/merge_journal.hpp"
 #include "cowcore/open_as.hpp"
 
 namespace cowfs::core {
@@ -68,6 +69,8 @@ std::unique_ptr<PosixStorage> open_named_backing(const fs::path& path, const Pos
   }
 }
 
+}  // namespace
+
 /// Files of the kernel's own file systems are no disk images, and what reading them does is
 /// anyone's guess.
 void refuse_kernel_file(const PosixStorage& backing, const std::string& cow) {
@@ -80,11 +83,15 @@ void refuse_kernel_file(const PosixStorage& backing, const std::string& cow) {
   }
 }
 
+namespace {
+
 bool is_same_file(const fs::path& path, const FileIdentity& file) {
   struct stat found {};
   return !path.empty() && ::stat(path.c_str(), &found) == 0 &&
          FileIdentity{found.st_dev, found.st_ino} == file;
 }
+
+}  // namespace
 
 void refuse_unmapped_sectors(const CowDescription& found, const std::string& file) {
   const auto missing = found.layout.sectors - found.layout.sectors_with_bit;
@@ -95,6 +102,8 @@ void refuse_unmapped_sectors(const CowDescription& found, const std::string& fil
                           format_name(found.header.format), missing, missing == 1 ? "" : "s"),
               "mount it with -o ro, or make it a V3 COW with `cowfs convert`");
 }
+
+namespace {
 
 /// Makes the header name the backing that was given, unless it names the same file already.
 void relocate(OpenedCow& opened, const fs::path& given) {
@@ -165,6 +174,7 @@ OpenedCow open_cow(const fs::path& cow, const std::optional<fs::path>& backing, 
                           "give the backing that it was made for, as COW,BACKING");
   }
   backing_file->lock(LockKind::shared);
+  refuse_unfinished_merge(cow, found.header, path, *backing_file);
   require_match(found.header, status, name, path.string());
 
   if (pending_directory) {
