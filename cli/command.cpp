@@ -107,7 +107,7 @@ int run(const std::vector<std::string>& arguments, const Streams& streams) {
   }
   if (called_as == "uml_moo") {
     return run_as(
-        "uml_moo", "Merges a COW and its backing into a new image, as `cowfs merge` does",
+        "uml_moo", "Merges a COW and its backing, as `cowfs merge` does",
         [&](CLI::App& app, Action& chosen) { set_up_uml_moo(app, streams, chosen); }, arguments,
         streams);
   }
