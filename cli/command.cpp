@@ -1,5 +1,7 @@
 #include "cli/command.hpp"
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <boost/filesystem/path.hpp>
@@ -13,7 +15,6 @@ namespace cowfs::cli {
 namespace {
 
 constexpr std::string_view mount_helper = "mount.fuse.cowfs";
-constexpr auto uml_mkcow_name = "uml_mkcow";
 
 /// mount(8) calls its helper as: SOURCE TARGET [-sfnv] [-o OPTIONS] [-t TYPE].
 std::vector<std::string> from_mount_helper(const std::vector<std::string>& arguments) {
@@ -85,20 +86,30 @@ int parse_and_perform(CLI::App& app, std::vector<std::string> words, const Strea
                  [&](const std::string& line) { streams.err << name << ": " << line << "\n"; });
 }
 
-int run_uml_mkcow(const std::vector<std::string>& words, const Streams& streams) {
-  CLI::App app("Makes an empty COW for a backing: `cowfs create` under its older name",
-               uml_mkcow_name);
-  app.set_version_flag("--version,-V", std::string("uml_mkcow of cowfs ") + version);
+/// cowfs under the name of an older program, which has no subcommands.
+int run_as(const char* name, const std::string& description,
+           const std::function<void(CLI::App&, Action&)>& set_up,
+           const std::vector<std::string>& arguments, const Streams& streams) {
+  CLI::App app(description, name);
+  app.set_version_flag("--version,-V", fmt::format("{} of cowfs {}", name, version));
   Action chosen;
-  set_up_create(app, chosen);
-  return parse_and_perform(app, words, streams, chosen);
+  set_up(app, chosen);
+  return parse_and_perform(app, {arguments.begin() + 1, arguments.end()}, streams, chosen);
 }
 
 }  // namespace
 
 int run(const std::vector<std::string>& arguments, const Streams& streams) {
-  if (program_name(arguments) == uml_mkcow_name) {
-    return run_uml_mkcow({arguments.begin() + 1, arguments.end()}, streams);
+  const auto called_as = program_name(arguments);
+  if (called_as == "uml_mkcow") {
+    return run_as("uml_mkcow", "Makes an empty COW for a backing, as `cowfs create` does",
+                  set_up_create, arguments, streams);
+  }
+  if (called_as == "uml_moo") {
+    return run_as(
+        "uml_moo", "Merges a COW and its backing, as `cowfs merge` does",
+        [&](CLI::App& app, Action& chosen) { set_up_uml_moo(app, streams, chosen); }, arguments,
+        streams);
   }
   CLI::App app("Mounts a backing image and a User-Mode Linux COW file as one read-write image",
                "cowfs");

@@ -50,6 +50,8 @@ void add_merge_command(CLI::App& app, const Streams& streams, Action& chosen);
 
 /// Makes a whole application of `cowfs create`: as uml_mkcow it is one.
 void set_up_create(CLI::App& command, Action& chosen);
+/// Gives an application the arguments of uml_moo.
+void set_up_uml_moo(CLI::App& app, const Streams& streams, Action& chosen);
 
 /// Runs the action. The one place where an exception becomes an exit status, and a line for
 /// `report`.
@@ -57,8 +59,8 @@ void set_up_create(CLI::App& command, Action& chosen);
                           const std::function<void(const std::string&)>& report);
 
 /// The whole command: `arguments` as main got them, the program's name first. Called as
-/// mount.fuse.cowfs it takes the arguments that mount(8) gives to its helpers; called as uml_mkcow,
-/// those of that program.
+/// mount.fuse.cowfs it takes the arguments that mount(8) gives to its helpers; called as uml_mkcow
+/// or uml_moo, those of that program.
 [[nodiscard]] int run(const std::vector<std::string>& arguments, const Streams& streams);
 
 }  // namespace cowfs::cli

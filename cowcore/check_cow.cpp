@@ -34,6 +34,7 @@
 #include "cowcore/data_and_holes.hpp"
 #include "cowcore/errors.hpp"
 #include "cowcore/left_behind.hpp"
+#include "cowcore/merge_journal.hpp"
 
 namespace cowfs::core {
 namespace {
@@ -321,9 +322,9 @@ void Check::look_at_backing() {
   };
   if (path.empty()) return add("its header names no backing");
   try {
-    const auto status =
-        PosixStorage::open(path, Access::read_only, FileKinds::regular_or_block)->status();
-    require_match(description_.header, status, cow_.name(), path.string());
+    const auto backing = PosixStorage::open(path, Access::read_only, FileKinds::regular_or_block);
+    refuse_unfinished_merge(cow_.name(), description_.header, path, *backing);
+    require_match(description_.header, backing->status(), cow_.name(), path.string());
   } catch (const BackingMismatch& error) {
     add(error.problem());
     findings_.back().advice = error.advice();

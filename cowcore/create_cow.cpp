@@ -1,5 +1,7 @@
 #include "cowcore/create_cow.hpp"
 
+#include <sys/stat.h>
+
 #include <array>
 #include <boost/filesystem.hpp>
 #include <memory>
@@ -9,6 +11,7 @@
 #include "cowcore/cow_header.hpp"
 #include "cowcore/cow_layout.hpp"
 #include "cowcore/errors.hpp"
+#include "cowcore/merge_journal.hpp"
 #include "cowcore/posix_storage.hpp"
 
 namespace cowfs::core {
@@ -68,6 +71,8 @@ void create_cow(const fs::path& cow, const fs::path& backing, IfExists if_exists
   const auto backing_file = open_backing(backing);
   const auto status = backing_file->status();
   const auto header = header_for_backing(cow, backing, status);
+
+  if (!S_ISBLK(status.mode)) refuse_unfinished_merge(cow, header, backing, *backing_file);
 
   std::unique_ptr<PosixStorage> replaced;
   if (fs::exists(fs::symlink_status(cow))) {

@@ -14,6 +14,7 @@
 #include "cowcore/backing.hpp"
 #include "cowcore/errors.hpp"
 #include "cowcore/left_behind.hpp"
+#include "cowcore/merge_journal.hpp"
 #include "cowcore/open_as.hpp"
 
 namespace cowfs::core {
@@ -68,11 +69,29 @@ std::unique_ptr<PosixStorage> open_named_backing(const fs::path& path, const Pos
   }
 }
 
+}  // namespace
+
+/// Files of the kernel's own file systems are no disk images, and what reading them does is
+/// anyone's guess.
+void refuse_kernel_file(const PosixStorage& backing, const std::string& cow) {
+  struct statfs found {};
+  if (::fstatfs(backing.descriptor(), &found) != 0) return;
+  if (found.f_type == PROC_SUPER_MAGIC || found.f_type == SYSFS_MAGIC) {
+    throw BackingMismatch(cow,
+                          fmt::format("its backing {} is a file of the kernel", backing.name()),
+                          "give the backing that it was made for, as COW,BACKING");
+  }
+}
+
+namespace {
+
 bool is_same_file(const fs::path& path, const FileIdentity& file) {
   struct stat found {};
   return !path.empty() && ::stat(path.c_str(), &found) == 0 &&
          FileIdentity{found.st_dev, found.st_ino} == file;
 }
+
+}  // namespace
 
 void refuse_unmapped_sectors(const CowDescription& found, const std::string& file) {
   const auto missing = found.layout.sectors - found.layout.sectors_with_bit;
@@ -83,6 +102,8 @@ void refuse_unmapped_sectors(const CowDescription& found, const std::string& fil
                           format_name(found.header.format), missing, missing == 1 ? "" : "s"),
               "mount it with -o ro, or make it a V3 COW with `cowfs convert`");
 }
+
+namespace {
 
 /// Makes the header name the backing that was given, unless it names the same file already.
 void relocate(OpenedCow& opened, const fs::path& given) {
@@ -112,17 +133,10 @@ bool has_applicable_bits(const fs::path& cow, const fs::path& pending_directory)
 }  // namespace
 
 void refuse_impossible_backing(const PosixStorage& backing, const PosixStorage& cow) {
-  constexpr auto advice = "give the backing that it was made for, as COW,BACKING";
-  // Files of the kernel's own file systems are no disk images, and what reading them does is
-  // anyone's guess.
-  struct statfs found {};
-  if (::fstatfs(backing.descriptor(), &found) == 0 &&
-      (found.f_type == PROC_SUPER_MAGIC || found.f_type == SYSFS_MAGIC)) {
-    throw BackingMismatch(
-        cow.name(), fmt::format("its backing {} is a file of the kernel", backing.name()), advice);
-  }
+  refuse_kernel_file(backing, cow.name());
   if (backing.status().identity == cow.status().identity) {
-    throw BackingMismatch(cow.name(), "names itself as its backing", advice);
+    throw BackingMismatch(cow.name(), "names itself as its backing",
+                          "give the backing that it was made for, as COW,BACKING");
   }
 }
 
@@ -168,6 +182,7 @@ OpenedCow open_cow(const fs::path& cow, const std::optional<fs::path>& backing, 
   refuse_impossible_backing(*backing_file, *opened.cow);
   const auto status = backing_file->status();
   backing_file->lock(LockKind::shared);
+  refuse_unfinished_merge(cow, found.header, path, *backing_file);
   require_match(found.header, status, name, path.string());
 
   if (pending_directory) {

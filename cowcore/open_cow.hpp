@@ -52,4 +52,12 @@ void refuse_impossible_backing(const PosixStorage& backing, const PosixStorage& 
     const boost::filesystem::path& cow, const std::optional<boost::filesystem::path>& backing,
     const std::optional<boost::filesystem::path>& pending_directory = run_directory());
 
+// What every open checks, for operations that open by themselves.
+
+/// Throws BackingMismatch if the backing is a file of the kernel's own file systems.
+void refuse_kernel_file(const PosixStorage& backing, const std::string& cow);
+
+/// Throws Error if some sectors have no bit: then the COW can't be written.
+void refuse_unmapped_sectors(const CowDescription& found, const std::string& file);
+
 }  // namespace cowfs::core

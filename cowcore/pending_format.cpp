@@ -42,6 +42,8 @@ std::array<char, 40> boot_id() {
   return id;
 }
 
+}  // namespace
+
 std::int64_t birth_of(const PosixStorage& file) {
   struct statx found {};
   if (::statx(file.descriptor(), "", AT_EMPTY_PATH, STATX_BTIME, &found) != 0 ||
@@ -50,8 +52,6 @@ std::int64_t birth_of(const PosixStorage& file) {
   }
   return nanoseconds({found.stx_btime.tv_sec, found.stx_btime.tv_nsec});
 }
-
-}  // namespace
 
 std::int64_t nanoseconds(const timespec& time) {
   // A file's time can be set to what does not fit: it must not come round as an early one.

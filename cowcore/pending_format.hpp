@@ -50,6 +50,9 @@ static_assert(cow_header_at + longest_header <= words_at);
 [[nodiscard]] std::string name_for(const FileIdentity& cow);
 [[nodiscard]] constexpr std::size_t file_size(std::size_t words) { return words_at + words * 8; }
 
+/// When a file was made, nanoseconds since 1970; 0 where the file system does not tell.
+[[nodiscard]] std::int64_t birth_of(const PosixStorage& file);
+
 /// A new header for a COW, no write noted yet.
 [[nodiscard]] Header header_for(const PosixStorage& cow, std::size_t words);
 /// The COW's own header, as it is in the file.

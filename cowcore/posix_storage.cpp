@@ -139,6 +139,11 @@ void PosixStorage::sync() {
   if (::fdatasync(fd_.get()) != 0) fail(errno, "cannot sync");
 }
 
+void PosixStorage::begin_sync(std::uint64_t offset, std::uint64_t length) {
+  // Only a hint: what goes wrong is told by the sync.
+  ::sync_file_range(fd_.get(), to_off(offset), to_off(length), SYNC_FILE_RANGE_WRITE);
+}
+
 void PosixStorage::punch(std::uint64_t offset, std::uint64_t length) {
   if (length == 0) return;
   while (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, to_off(offset),

@@ -34,6 +34,7 @@ class PosixStorage final : public Storage {
   std::size_t read(std::uint64_t offset, std::span<std::byte> into) const override;
   void write(std::uint64_t offset, std::span<const std::byte> from) override;
   void sync() override;
+  void begin_sync(std::uint64_t offset, std::uint64_t length) override;
   void punch(std::uint64_t offset, std::uint64_t length) override;
   void reserve(std::uint64_t offset, std::uint64_t length) override;
   void resize(std::uint64_t size) override;

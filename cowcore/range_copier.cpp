@@ -16,6 +16,8 @@ constexpr std::size_t buffer_bytes = std::size_t{128} << 10;
 constexpr std::uint64_t block_bytes = 4096;
 /// Sharing less makes more fragments than it saves.
 constexpr std::uint64_t shortest_share = std::uint64_t{64} << 10;
+/// The disk works while the rest is copied.
+constexpr std::uint64_t between_syncs = std::uint64_t{16} << 20;
 /// So that progress is told, and a user who wants to stop is heard.
 constexpr std::uint64_t longest_share = std::uint64_t{1} << 30;
 
@@ -99,6 +101,12 @@ void RangeCopier::finish() {
   if (filled_ == 0) return;
   to_.write(begin_, std::span(buffer_).first(filled_));
   const auto count = std::exchange(filled_, 0);
+  if (unsynced_ == 0) unsynced_begin_ = begin_;
+  unsynced_ += count;
+  if (unsynced_ >= between_syncs) {
+    to_.begin_sync(unsynced_begin_, begin_ + count - unsynced_begin_);
+    unsynced_ = 0;
+  }
   copied_(count);
 }
 

@@ -63,6 +63,8 @@ class RangeCopier {
   std::vector<std::byte> buffer_;
   std::uint64_t begin_ = 0;  ///< where in the file the buffer belongs
   std::size_t filled_ = 0;
+  std::uint64_t unsynced_begin_ = 0;  ///< what the disk has not been asked to take yet
+  std::uint64_t unsynced_ = 0;
   std::set<const Storage*> unshareable_;  ///< sources that have refused
 };
 

@@ -13,6 +13,7 @@
 #include "cowcore/errors.hpp"
 #include "cowcore/left_behind.hpp"
 #include "cowcore/lock_holder.hpp"
+#include "cowcore/merge_journal.hpp"
 #include "cowcore/open_cow.hpp"
 
 namespace cowfs::core {
@@ -63,6 +64,7 @@ Relocation relocate_cow(const fs::path& cow, const fs::path& backing,
 
   const auto backing_file = open_backing(backing, name);
   refuse_impossible_backing(*backing_file, *file);
+  refuse_unfinished_merge(cow, found.header, backing, *backing_file);
   const auto status = backing_file->status();
   const auto header = header_naming(found.header, backing, name);
   const auto state = compare_backing(found.header, status);

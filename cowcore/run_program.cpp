@@ -17,8 +17,6 @@
 
 #include "cowcore/file_descriptor.hpp"
 
-extern char** environ;
-
 namespace cowfs::core {
 namespace {
 

@@ -59,7 +59,7 @@ class SparseBits {
  private:
   using Word = std::uint64_t;
   using Words = ZeroedArray<std::atomic<Word>>;
-  static constexpr std::size_t page_bits = 4096 * 8;  // a page of memory
+  static constexpr std::size_t page_bits = std::size_t{4096} * 8;  // a page of memory
 
   static void mark(Words& words, std::size_t i) {
     words[i / 64].fetch_or(Word{1} << (i % 64), std::memory_order_acq_rel);

@@ -66,6 +66,9 @@ class Storage {
   /// Returns when all that was written before the call survives a power loss (fdatasync).
   virtual void sync() = 0;
 
+  /// Has the system begin to put a range on disk, so that a later sync has less to wait for.
+  virtual void begin_sync(std::uint64_t /*offset*/, std::uint64_t /*length*/) {}
+
   /// Makes the range read as zeros and, where the file system can, cost no space. The file keeps
   /// its size.
   virtual void punch(std::uint64_t offset, std::uint64_t length) = 0;

@@ -177,11 +177,36 @@ check "    of its own" prints "^uml_mkcow of cowfs [0-9]"
 check "  and help" fails_with 0 names/uml_mkcow --help
 check "  a missing backing leaves no COW" fails_with 3 names/uml_mkcow new missing
 check "  at all" not test -e new
+
+# --- as uml_moo ---
+ln -s "$COWFS" names/uml_moo
+check "as uml_moo it merges into a new image" names/uml_moo cow merged-by-us
+check "  as that does" eval "uml_moo cow merged-by-it && cmp merged-by-us merged-by-it"
+check "  but overwrites nothing" fails_with 1 names/uml_moo cow merged-by-us
+check "  under its name" says "^uml_moo: merged-by-us: exists"
+check "  above all not the backing" fails_with 1 names/uml_moo cow images/backing
+cp --preserve images/backing moved
+check "  with -b the backing may be elsewhere" names/uml_moo -b moved cow again
+check "  which makes no difference" same_bytes again merged-by-it
+check "  a backing that does not match is refused" fails_with 3 names/uml_moo -b merged-by-it cow new
+check "  an output or -d is needed" fails_with 2 names/uml_moo cow
+check "  not both" fails_with 2 names/uml_moo -d cow new
+check "  it has a version" fails_with 0 names/uml_moo --version
+check "    of its own" prints "^uml_moo of cowfs [0-9]"
+check "  -d merges into the backing" fails_with 0 names/uml_moo -d cow
+check "    with a warning" says "every other COW of this backing becomes invalid"
+check "    and right" same_bytes images/backing merged-by-it
+check "    and the COW can be used on" fails_with 0 "$COWFS" compare --json cow images/backing
+check "    but is empty" json '.same and .bytes_read == 0'
+check "    while others are refused" fails_with 3 "$COWFS" map ours
+
 # Installed where they don't clash with the package uml-utilities.
-check "install puts the link" env DESTDIR="$work/root" cmake --install "${BUILD:?}" --component Unspecified
-found=$(find "$work/root" -name uml_mkcow)
-expect_equal "  to the program" "$(readlink -f "$found")" "$(find "$work/root" -path '*/bin/cowfs')"
-check "  out of the way" grep -q '/libexec/cowfs/uml_mkcow$' <<<"$found"
+check "install puts the links" env DESTDIR="$work/root" cmake --install "${BUILD:?}" --component Unspecified
+for name in uml_mkcow uml_moo; do
+    found=$(find "$work/root" -name $name)
+    expect_equal "  of $name to the program" "$(readlink -f "$found")" "$(find "$work/root" -path '*/bin/cowfs')"
+    check "  out of the way" grep -q "/libexec/cowfs/$name\$" <<<"$found"
+done
 
 # --- what create and mount say ---
 check "create tells of a missing backing" fails_with 3 "$COWFS" create new missing
