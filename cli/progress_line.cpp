@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <csignal>
 #include <ostream>
 #include <stdexcept>
@@ -28,7 +29,7 @@ void on_cancel(int /*signal*/) { cancel_asked = true; }
 std::string time_left(const core::ProgressReport& report, double bytes_per_second) {
   if (bytes_per_second < 1) return "";
   const auto left = static_cast<double>(report.total - report.done) / bytes_per_second;
-  const auto seconds = static_cast<std::uint64_t>(left + 0.5);
+  const auto seconds = std::llround(left);
   if (seconds >= 3600) {
     return fmt::format(", {}:{:02}:{:02} left", seconds / 3600, seconds / 60 % 60, seconds % 60);
   }
