@@ -43,6 +43,9 @@ void add_serve_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_check_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_merge_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_compact_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_convert_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_reset_command(CLI::App& app, const Streams& streams, Action& chosen);
 
 /// Runs the action. The one place where an exception becomes an exit status, and a line for
 /// `report`.
