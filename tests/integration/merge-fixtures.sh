@@ -10,16 +10,6 @@ cd "$work"
 
 sum() { sha256sum <"$1" | cut -d' ' -f1; }
 cow_sum() { "$COWFS" merge --quiet --force "$1" "$work/merged" 2>"$work/said" && sum "$work/merged"; }
-is_rounded() { grep -q 'more than the backing' "$work/said"; }
-
-# The header names a place on another machine: first of all each is made to name its backing here.
-settle() { # COW BACKING
-    mkdir -p point
-    if [[ $name != v2-tail ]]; then
-        mount_cow "$1,$2" point 2>/dev/null
-        umount_cow point
-    fi
-}
 
 while IFS=$'\t' read -r name _ _ size _ _ device cut _; do
     [[ $name != \#* ]] || continue
@@ -32,6 +22,8 @@ while IFS=$'\t' read -r name _ _ size _ _ device cut _; do
         expect_equal "  into whole sectors" "$(stat -c %s "$name/out")" "$(((size + 511) / 512 * 512))"
     fi
     expect_equal "  into what the guest saw" "$(sum "$name/out")" "$expected"
+    # Checksums of 5 GiB take their time, and uml_moo goes sector by sector.
+    ((size < 1 << 30)) || { rm -rf "$name" && continue; }
     if ((size % 512 == 0)); then
         # uml_moo takes its backing's time as the header has it.
         check "  as uml_moo does" uml_moo -b "$base" "$cow" "$name/moo"
