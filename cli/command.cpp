@@ -124,6 +124,9 @@ int run(const std::vector<std::string>& arguments, const Streams& streams) {
   add_umount_command(app, streams, chosen);
   add_info_command(app, streams, chosen);
   add_merge_command(app, streams, chosen);
+  add_compact_command(app, streams, chosen);
+  add_convert_command(app, streams, chosen);
+  add_reset_command(app, streams, chosen);
   add_restart_command(app, streams, chosen);
   add_serve_command(app, streams, chosen);
   add_check_command(app, streams, chosen);

@@ -47,6 +47,9 @@ void add_relocate_command(CLI::App& app, const Streams& streams, Action& chosen)
 void add_mkimage_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_info_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_merge_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_compact_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_convert_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_reset_command(CLI::App& app, const Streams& streams, Action& chosen);
 
 /// Makes a whole application of `cowfs create`: as uml_mkcow it is one.
 void set_up_create(CLI::App& command, Action& chosen);

@@ -36,6 +36,7 @@
 #include "cowcore/bitmap_reader.hpp"
 #include "cowcore/merge.hpp"
 #include "cowcore/merged_pieces.hpp"
+#include "cowcore/padded_read.hpp"
 #include "cowcore/range_copier.hpp"
 #include "cowcore/sector.hpp"
 #include "cowcore/zeros.hpp"
@@ -44,14 +45,6 @@ namespace cowfs::core {
 namespace {
 
 constexpr std::size_t compared_bytes = std::size_t{128} << 10;
-
-/// Reads a range; what lies past `end` of the file, or past its real end, is zeros.
-void read_padded(const Storage& file, std::uint64_t offset, std::uint64_t end,
-                 std::span<std::byte> into) {
-  const auto present = offset >= end ? 0 : std::min<std::uint64_t>(into.size(), end - offset);
-  const auto count = file.read(offset, into.first(present));
-  std::ranges::fill(into.subspan(count), std::byte{});
-}
 
 /// Goes through what the merge changes in the backing.
 class Changes {

@@ -30,19 +30,19 @@ const char* operation_name(Operation operation) {
 
 std::size_t OperationLog::begin(LoggedOperation operation) {
   const std::lock_guard guard(mutex_);
-  operation.began = ++clock_;
+  operation.began = ++*clock_;
   operations_.push_back(std::move(operation));
   return operations_.size() - 1;
 }
 
 void OperationLog::end(std::size_t index) {
   const std::lock_guard guard(mutex_);
-  operations_.at(index).ended = ++clock_;
+  operations_.at(index).ended = ++*clock_;
 }
 
 std::uint64_t OperationLog::tick() {
   const std::lock_guard guard(mutex_);
-  return ++clock_;
+  return ++*clock_;
 }
 
 std::vector<LoggedOperation> OperationLog::operations() const {

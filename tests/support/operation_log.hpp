@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -30,6 +31,12 @@ struct LoggedOperation {
 /// Thread safety: all functions may be called at once.
 class OperationLog {
  public:
+  /// The time of several logs, for files that are changed by one thread.
+  using Clock = std::shared_ptr<std::uint64_t>;
+
+  explicit OperationLog(Clock clock = std::make_shared<std::uint64_t>(0))
+      : clock_(std::move(clock)) {}
+
   /// Returns where in the log the operation is; `operation.began` is filled in.
   std::size_t begin(LoggedOperation operation);
   void end(std::size_t index);
@@ -44,7 +51,7 @@ class OperationLog {
 
  private:
   mutable std::mutex mutex_;
-  std::uint64_t clock_ = 0;
+  Clock clock_;
   std::vector<LoggedOperation> operations_;
 };
 

@@ -138,7 +138,7 @@ TEST_P(CheckOfEveryLayout, RepairsAllAtOnce) {
 
 std::vector<Shape> shapes() {
   auto all = tests::every_layout(1 << 20);
-  for (const std::uint64_t size : {1, 511, 512, 513, 32767, 1000001}) {
+  for (const std::uint64_t size : {1U, 511U, 512U, 513U, 32767U, 1000001U}) {
     all.push_back({.backing_size = size});
   }
   return all;
@@ -151,7 +151,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CheckOfEveryLayout, testing::ValuesIn(shapes())
 
 TEST_F(Check, AHeaderThatIsNone) {
   make();
-  for (const std::uint64_t at : {0, 4, 20, 24}) {  // magic, version, sector size, alignment
+  for (const std::uint64_t at : {0U, 4U, 20U, 24U}) {  // magic, version, sector size, alignment
     SCOPED_TRACE(at);
     const auto before = tests::read_file(pair_.cow);
     cow_file()->write(at, Bytes(4, std::byte{0x55}));
@@ -167,7 +167,7 @@ TEST_F(Check, AHeaderThatIsNone) {
 
 TEST_F(Check, AnEmptyFileAndOneThatEndsInItsHeader) {
   make();
-  for (const std::uint64_t size : {0, 3, 7, 100, 4127}) {
+  for (const std::uint64_t size : {0U, 3U, 7U, 100U, 4127U}) {
     cow_file()->resize(size);
     EXPECT_EQ(only_finding().name, "header") << size;
   }
@@ -234,7 +234,7 @@ TEST_F(Check, AnOddSizedImageMayEndWhereItsBackingDoes) {
 TEST_F(Check, BitsAfterTheLastSector) {
   make({.backing_size = 512 * 1003});
   write(512 * 1000, 512 * 3);
-  for (const SectorNumber bit : {1003, 1007, 1008, 20000}) {
+  for (const SectorNumber bit : {1003U, 1007U, 1008U, 20000U}) {
     tests::set_bit_on_disk(*cow_file(), pair_.layout, bit);
   }
   const auto finding = only_finding();

@@ -135,7 +135,7 @@ TEST_P(CompareEveryLayout, TwoCowsOfOneBackingAgreeWithTheirBytes) {
 
 std::vector<Shape> shapes() {
   auto all = tests::every_layout(1 << 20);
-  for (const std::uint64_t size : {1, 511, 512, 513, 32767, 1000001}) {
+  for (const std::uint64_t size : {1U, 511U, 512U, 513U, 32767U, 1000001U}) {
     all.push_back({.backing_size = size});
   }
   return all;
