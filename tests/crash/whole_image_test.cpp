@@ -40,7 +40,7 @@ using File = std::shared_ptr<MemoryFile>;
 
 constexpr std::uint32_t merged_mtime = test_mtime + 1000;
 
-enum Role { cow, sibling, backing, journal, roles };
+enum Role : std::size_t { cow, sibling, backing, journal, roles };
 using Files = std::array<File, roles>;
 
 File file_of(std::span<const std::byte> bytes, std::uint64_t size) {
@@ -115,7 +115,7 @@ World make_world(const Shape& shape, TestRandom& random) {
 /// Runs the merge, from wherever the journal says, on storages that `open` gives for the files.
 void merge(const std::function<std::unique_ptr<Storage>(Role)>& open) {
   std::array<std::unique_ptr<Storage>, roles> storages;
-  for (int role = 0; role < roles; ++role) storages[role] = open(static_cast<Role>(role));
+  for (std::size_t role = 0; role < roles; ++role) storages[role] = open(static_cast<Role>(role));
   core::MergeFiles files;
   files.cow = storages[cow].get();
   files.description = core::describe_cow(*files.cow);
@@ -210,7 +210,7 @@ class ManyDisks {
   using Visit = std::function<bool(const Files&)>;
 
   ManyDisks(const Files& initial, const std::array<std::shared_ptr<OperationLog>, roles>& logs) {
-    for (int role = 0; role < roles; ++role) {
+    for (std::size_t role = 0; role < roles; ++role) {
       operations_[role] = logs[role]->operations();
       states_.emplace_back(initial[role]->content(), operations_[role]);
       for (const auto& operation : operations_[role]) moments_.push_back(operation.began);
@@ -223,7 +223,7 @@ class ManyDisks {
   void for_each(std::size_t per_file, TestRandom& random, Counts& counts, const Visit& visit) {
     for (const auto moment : moments_) {
       ++counts.cuts;
-      for (int role = 0; role < roles; ++role) {
+      for (std::size_t role = 0; role < roles; ++role) {
         const auto before = std::ranges::count_if(
             operations_[role], [&](const auto& operation) { return operation.began < moment; });
         states_[static_cast<std::size_t>(role)].go_to(static_cast<std::size_t>(before));
@@ -264,7 +264,7 @@ std::optional<std::string> find_merge_violation(const Shape& shape, std::uint64_
   Files initial;
   const auto clock = std::make_shared<std::uint64_t>(0);
   std::array<std::shared_ptr<OperationLog>, roles> logs;
-  for (int role = 0; role < roles; ++role) {
+  for (std::size_t role = 0; role < roles; ++role) {
     initial[role] = world.files[role]->copy();
     logs[role] = std::make_shared<OperationLog>(clock);
   }
