@@ -50,7 +50,8 @@ Device::Received Device::receive(std::span<std::byte> buffer, std::size_t& lengt
     return Received::request;
   }
   switch (count == 0 ? ENODEV : errno) {
-    case ENODEV:  // unmounted, or the connection was aborted
+    case ENODEV:        // unmounted
+    case ECONNABORTED:  // by force
       return Received::closed;
     case EINTR:
     case EAGAIN:
