@@ -235,7 +235,9 @@ TEST_P(EdgeOfBackingChange, IsOnlyToldWithTheOptionWarn) {
   EXPECT_THAT(mount.process().err(), ::testing::Not(HasSubstr("read-only")));
   ASSERT_NO_FATAL_FAILURE(model().write(file, {300'000, 5000}, random()));
   // What is gone of a backing can't be read.
-  if (GetParam() != "Truncated") ASSERT_NO_FATAL_FAILURE(model().check_all(file));
+  if (GetParam() != "Truncated") {
+    ASSERT_NO_FATAL_FAILURE(model().check_all(file));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(, EdgeOfBackingChange,
