@@ -66,6 +66,9 @@ std::array<core::FileDescriptor, 2> make_sockets() {
       ::_exit(cannot_start_status);
     }
   }
+  // Nor has it a stream of whoever called the command.
+  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(null, stream);
   ::close_range(WorkerDescriptors::directory + 1, ~0U, 0);
   sigset_t none;
   ::sigemptyset(&none);

@@ -135,7 +135,7 @@ class Handler final : public fuse::RequestHandler {
   void fsyncdir(Request& request);
   struct Listing;
   void list(Request& request, bool with_attributes);
-  bool add_plain(Listing& listing, const struct DirectoryRecord& record);
+  bool add_plain(Listing& listing, const struct DirectoryRecord& record, int directory);
   bool add_with_attributes(Listing& listing, const struct DirectoryRecord& record, int directory);
 
   // handler_xattrs.cpp

@@ -80,7 +80,9 @@ void Handler::change_owner(const Node& node, const fuse_setattr_in& in) {
     if (!host) fail(EINVAL);
     gid = *host;
   }
-  check(::fchownat(node.fd.get(), "", uid, gid, AT_EMPTY_PATH));
+  if (::fchownat(node.fd.get(), "", uid, gid, AT_EMPTY_PATH) == 0) return;
+  // In a user namespace that holds one user, others are no users at all.
+  fail(errno == EINVAL && !fs_.identity_.can_act_as_others() ? EPERM : errno);
 }
 
 void Handler::change_size(const Request& request, const Node& node, const fuse_setattr_in& in) {

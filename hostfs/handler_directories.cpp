@@ -96,8 +96,10 @@ void Handler::fsyncdir(Request& request) {
 void Handler::readdir(Request& request) { list(request, false); }
 void Handler::readdirplus(Request& request) { list(request, true); }
 
-bool Handler::add_plain(Listing& listing, const DirectoryRecord& record) {
+bool Handler::add_plain(Listing& listing, const DirectoryRecord& record, int directory) {
   const std::string_view name(record.name);
+  const bool may_be_hidden = fs_.hidden_ && fs_.hidden_->inode == record.inode && !is_dot(name);
+  if (may_be_hidden && !fs_.find_entry(directory, record.name)) return true;
   return listing.add(dirent_of(record, name), name);
 }
 
@@ -136,7 +138,7 @@ void Handler::list(Request& request, bool with_attributes) {
   for (long at = 0; at < count;) {
     const auto& record = *reinterpret_cast<const DirectoryRecord*>(buffer_.data() + at);
     const bool fits = with_attributes ? add_with_attributes(listing, record, directory.fd())
-                                      : add_plain(listing, record);
+                                      : add_plain(listing, record, directory.fd());
     if (!fits) break;
     at += record.length;
   }

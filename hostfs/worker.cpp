@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -106,6 +107,7 @@ void serve(const WorkerOptions& worker) {
 
 int run_worker(const WorkerOptions& worker) {
   ::signal(SIGPIPE, SIG_IGN);
+  ::prctl(PR_SET_NAME, "cowfs");  // it was executed as /proc/self/exe
   try {
     serve(worker);
     return 0;
