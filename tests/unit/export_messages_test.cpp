@@ -135,7 +135,7 @@ TEST(Metadata, IsReadBackAndNothingElseIs) {
   EXPECT_EQ(host_device(message_device(makedev(254, 70000))), makedev(254, 70000));
 }
 
-TEST(Lock, IsTheHosts) {
+TEST(LockMessage, IsTheHosts) {
   const auto lock = host_lock({10, 19, F_WRLCK, 0});
   EXPECT_EQ(lock.l_start, 10);
   EXPECT_EQ(lock.l_len, 10);

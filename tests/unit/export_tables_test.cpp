@@ -42,9 +42,8 @@ TEST(Nodes, ThatAreGoneOrMadeUpAreNone) {
   table.forget(old, 1);
   const auto reused = table.add(some_descriptor(), {1, 3}, S_IFREG);
   EXPECT_EQ(static_cast<std::uint32_t>(reused), static_cast<std::uint32_t>(old));
-  for (const std::uint64_t id :
-       {old, std::uint64_t{0}, std::uint64_t{2}, reused + 1, reused & 0xffffffff,
-        std::uint64_t{UINT64_MAX}, std::uint64_t{0x7fff12345678}}) {
+  for (const std::uint64_t id : {old, std::uint64_t{0}, std::uint64_t{2}, reused + 1,
+                                 std::uint64_t{UINT64_MAX}, std::uint64_t{0x7fff12345678}}) {
     EXPECT_EQ(error_of([&] { (void)table.pin(id); }), ESTALE) << id;
     EXPECT_FALSE(table.forget(id, 1)) << id;
   }
@@ -78,13 +77,13 @@ TEST(Nodes, AreFoundAmongManyThatComeAndGo) {
   auto table = make_table(1 << 20);
   std::map<std::uint64_t, std::uint64_t> ids;  // by inode
   for (int i = 0; i < 20000; ++i) {
-    const auto inode = 2 + random.below(3000);
+    const auto inode = 2 + random.between(0, 2999);
     const auto known = ids.find(inode);
     if (known == ids.end()) {
-      ids[inode] = table.add(core::FileDescriptor(), {random.below(2), inode}, S_IFREG);
+      ids[inode] = table.add(core::FileDescriptor(), {random.between(0, 1), inode}, S_IFREG);
       const auto key = table.pin(ids[inode])->key;
       EXPECT_EQ(key.inode, inode);
-    } else if (random.below(2) == 0) {
+    } else if (random.one_in(2)) {
       const auto key = table.pin(known->second)->key;
       EXPECT_EQ(table.add_known(key), known->second);
       table.forget(known->second, 1);
@@ -103,7 +102,7 @@ TEST(Nodes, CanBeUsedByManyThreads) {
   const auto work = [&](std::uint64_t seed) {
     TestRandom random(seed);
     for (int i = 0; i < 5000; ++i) {
-      const auto id = table.add(some_descriptor(), {1, 2 + random.below(20)}, S_IFREG);
+      const auto id = table.add(some_descriptor(), {1, 2 + random.between(0, 19)}, S_IFREG);
       EXPECT_GE(::fcntl(table.pin(id)->fd.get(), F_GETFD), 0);
       table.forget(id, 1);
     }
