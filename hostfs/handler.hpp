@@ -73,8 +73,11 @@ class Handler final : public fuse::RequestHandler {
   };
   struct NewOpenFile;
   fuse_entry_out entry_of(Found found);
+  /// Looks an entry up, and counts a lookup of its node; nothing if there is none that may be seen.
+  std::optional<fuse_entry_out> look_up(int directory, const char* name);
+  [[nodiscard]] fuse_entry_out timed_entry(std::uint64_t node, const fuse_attr& attributes) const;
   void answer_entry(Request& request, int directory, const char* name);
-  void answer_new_entry(Request& request, Found found);
+  void answer_new_entry(Request& request, const fuse_entry_out& entry);
   void move(Request& request, std::uint64_t new_parent, std::uint32_t flags);
   [[nodiscard]] Caller caller_of(Request& request) const;
   /// What metadata=xattr has to say of a file that is made in this directory.

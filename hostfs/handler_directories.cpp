@@ -111,9 +111,9 @@ bool Handler::add_with_attributes(Listing& listing, const DirectoryRecord& recor
   if (length > listing.room.size() - listing.used) return false;
   if (!is_dot(name)) {
     try {
-      auto found = fs_.find_entry(directory, record.name);
+      const auto found = look_up(directory, record.name);
       if (!found) return true;  // gone by now, or not to be seen
-      entry.entry_out = entry_of(std::move(*found));
+      entry.entry_out = *found;
       entry.dirent.type = static_cast<std::uint32_t>(entry.entry_out.attr.mode & S_IFMT) >> 12;
       listed_.push_back(entry.entry_out.nodeid);
     } catch (const std::system_error&) {

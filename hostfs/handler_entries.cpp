@@ -64,35 +64,56 @@ Caller Handler::caller_of(Request& request) const {
   return caller;
 }
 
-fuse_entry_out Handler::entry_of(Found found) {
+fuse_entry_out Handler::timed_entry(std::uint64_t node, const fuse_attr& attributes) const {
   fuse_entry_out out{};
-  const FileKey key{found.status.st_dev, found.status.st_ino};
-  out.attr = fs_.attributes_of(found.status,
-                               fs_.metadata_of(found.fd.get(), found.status.st_mode & S_IFMT));
-  out.nodeid = fs_.nodes_.add(std::move(found.fd), key, found.status.st_mode & S_IFMT);
-  out.generation = out.nodeid >> 32;
+  out.nodeid = node;
+  out.generation = node >> 32;
+  out.attr = attributes;
   set_timeout(fs_.entry_timeout(), out.entry_valid, out.entry_valid_nsec);
   set_timeout(fs_.entry_timeout(), out.attr_valid, out.attr_valid_nsec);
   return out;
 }
 
-void Handler::answer_new_entry(Request& request, Found found) {
-  const auto out = entry_of(std::move(found));
-  if (!answer_with(request, out)) fs_.nodes_.forget(out.nodeid, 1);
+fuse_entry_out Handler::entry_of(Found found) {
+  const auto type = found.status.st_mode & S_IFMT;
+  const FileKey key{found.status.st_dev, found.status.st_ino};
+  const auto attributes = fs_.attributes_of(found.status, fs_.metadata_of(found.fd.get(), type));
+  return timed_entry(fs_.nodes_.add(std::move(found.fd), key, type), attributes);
+}
+
+std::optional<fuse_entry_out> Handler::look_up(int directory, const char* name) {
+  // A file that is a node already need not be opened again: it is one that a lookup has led to, and
+  // it is still the same, since the node keeps it.
+  struct stat status {};
+  if (::fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (errno == ENOENT) return std::nullopt;
+    fail(errno);
+  }
+  if (const auto id = fs_.nodes_.add_known({status.st_dev, status.st_ino})) {
+    if (!fs_.keeps_metadata()) return timed_entry(*id, fs_.attributes_of(status, std::nullopt));
+    const auto node = fs_.nodes_.pin(*id);
+    return timed_entry(*id, fs_.attributes_of(status, fs_.metadata_of(node->fd.get(), node->type)));
+  }
+  auto found = fs_.find_entry(directory, name);
+  if (!found) return std::nullopt;
+  return entry_of(std::move(*found));
+}
+
+void Handler::answer_new_entry(Request& request, const fuse_entry_out& entry) {
+  if (!answer_with(request, entry)) fs_.nodes_.forget(entry.nodeid, 1);
 }
 
 void Handler::answer_entry(Request& request, int directory, const char* name) {
-  auto found = fs_.find_entry(directory, name);
-  if (!found) fail(ENOENT);
-  answer_new_entry(request, std::move(*found));
+  const auto entry = look_up(directory, name);
+  if (!entry) fail(ENOENT);
+  answer_new_entry(request, *entry);
 }
 
 void Handler::lookup(Request& request) {
   const auto* name = checked_name(request.in.take_text());
   const auto parent = fs_.nodes_.pin(request.header.nodeid);
-  auto found = fs_.find_entry(parent->fd.get(), name);
-  if (found) {
-    answer_new_entry(request, std::move(*found));
+  if (const auto entry = look_up(parent->fd.get(), name)) {
+    answer_new_entry(request, *entry);
   } else if (fs_.entry_timeout() > 0) {
     fuse_entry_out none{};  // node 0: the kernel may remember that there is none
     set_timeout(fs_.entry_timeout(), none.entry_valid, none.entry_valid_nsec);

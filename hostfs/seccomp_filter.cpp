@@ -21,15 +21,15 @@ constexpr std::array allowed{
     // files
     SCMP_SYS(openat), SCMP_SYS(openat2), SCMP_SYS(close), SCMP_SYS(read), SCMP_SYS(write),
     SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(pwritev),
-    SCMP_SYS(pwritev2), SCMP_SYS(preadv), SCMP_SYS(splice), SCMP_SYS(lseek), SCMP_SYS(fstat),
-    SCMP_SYS(newfstatat), SCMP_SYS(fstatfs), SCMP_SYS(getdents64), SCMP_SYS(fsync),
-    SCMP_SYS(fdatasync), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(truncate),
-    SCMP_SYS(copy_file_range), SCMP_SYS(mkdirat), SCMP_SYS(mknodat), SCMP_SYS(unlinkat),
-    SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(linkat), SCMP_SYS(symlinkat),
-    SCMP_SYS(readlinkat), SCMP_SYS(fchmodat), SCMP_SYS(fchownat), SCMP_SYS(utimensat),
-    SCMP_SYS(faccessat), SCMP_SYS(getxattr), SCMP_SYS(setxattr), SCMP_SYS(listxattr),
-    SCMP_SYS(removexattr), SCMP_SYS(flock), SCMP_SYS(fcntl), SCMP_SYS(fchdir), SCMP_SYS(umask),
-    SCMP_SYS(pipe2),
+    SCMP_SYS(pwritev2), SCMP_SYS(preadv), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
+    SCMP_SYS(fstatfs), SCMP_SYS(getdents64), SCMP_SYS(fsync), SCMP_SYS(fdatasync),
+    SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(truncate), SCMP_SYS(copy_file_range),
+    SCMP_SYS(mkdirat), SCMP_SYS(mknodat), SCMP_SYS(unlinkat), SCMP_SYS(renameat),
+    SCMP_SYS(renameat2), SCMP_SYS(linkat), SCMP_SYS(symlinkat), SCMP_SYS(readlinkat),
+    SCMP_SYS(fchmodat), SCMP_SYS(fchownat), SCMP_SYS(utimensat), SCMP_SYS(faccessat),
+    SCMP_SYS(getxattr), SCMP_SYS(setxattr), SCMP_SYS(listxattr), SCMP_SYS(removexattr),
+    SCMP_SYS(flock), SCMP_SYS(fcntl), SCMP_SYS(fchdir), SCMP_SYS(umask),
+
     // as whom
     SCMP_SYS(setfsuid), SCMP_SYS(setfsgid), SCMP_SYS(setgroups), SCMP_SYS(capset),
     // the broker
