@@ -36,6 +36,13 @@ if(COWFS_KILL_TESTS)
   cowfs_shell_test(kill-worker-loop kill-worker-loop.sh)
 endif()
 
+cowfs_shell_test(merge-fixtures merge-fixtures.sh)
+cowfs_shell_test(merge-refusals merge-refusals.sh)
+cowfs_shell_test(merge-killed merge-killed.sh)
+foreach(fs IN ITEMS ext4 xfs btrfs)
+  cowfs_shell_test(merge-${fs} merge-file-systems.sh ${fs})
+endforeach()
+
 cowfs_shell_test(huge-image huge-image.sh)
 cowfs_shell_test(installed-library installed-library.sh)
 cowfs_shell_test(man-pages man-pages.sh)
