@@ -14,6 +14,10 @@ using SectorCount = std::uint64_t;
 /// says, so this is a constant of the format.
 inline constexpr std::uint64_t sector_bytes = 512;
 
+/// A real UML reads wrong data where a page of the image has some sectors in the COW and others in
+/// the backing. So what chooses sectors by itself, takes or leaves whole pages.
+inline constexpr std::uint64_t page_bytes = 4096;
+
 /// `value` rounded up to a multiple of `unit`; the caller has made sure that it does not overflow.
 constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;

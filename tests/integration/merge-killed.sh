@@ -32,8 +32,8 @@ set_up() {
 }
 # Starts the command, and kills it so many microseconds later.
 kill_after() { # SIGNAL MICROSECONDS COMMAND...
-    local status=0
-    timeout --signal="$1" "$(printf '0.%06d' "$2")" "${@:3}" >"$work/.out" 2>&1 || status=$?
+    local status=0 # of the command, or 124 or 137
+    timeout --signal="$1" "$(($2 / 1000000)).$(printf %06d $(($2 % 1000000)))" "${@:3}" >"$work/.out" 2>&1 || status=$?
     [[ $status != 0 ]]
 }
 
@@ -47,7 +47,9 @@ for ((i = 0; i < rounds; i++)); do
     rm -f out
     if kill_after KILL $((RANDOM * took / 32768)) "$COWFS" merge --quiet cow out; then
         ((++killed))
-        expect_equal "round $i: a killed merge leaves nothing" "$(ls -A | grep -vx -e .out -e .check | xargs)" \
+        # It may have come to give the file its name, and then be about to sync the directory.
+        if [[ -e out ]]; then check "round $i: the output is whole" same_bytes out model; fi
+        expect_equal "round $i: a killed merge leaves nothing else" "$(ls -A | grep -vx -e out -e .out -e .check | xargs)" \
             "$(grep -vx -e out -e .out -e .check <<<"$names" | xargs)"
     fi
     check "round $i: it can be done again" "$COWFS" merge --quiet --force cow out
@@ -67,7 +69,6 @@ for ((i = 0; i < rounds; i++)); do
             if [[ $("$COWFS" info --json cow | jq .backing.state) != '"ok"' ]]; then
                 check "round $i: half merged, the COW is refused" fails_with 3 "$COWFS" merge cow never
                 check "  with what to do" says "a merge of $work/cow .* was interrupted; complete it: .cowfs merge --in-place"
-                check "  a new COW is refused, too" not "$COWFS" create never base
             fi
         fi
     done
