@@ -10,15 +10,14 @@ cd "$work"
 
 on_disk() { sync "$1" && "$COWFS" info --json "$1" | jq .bytes_on_disk; }
 sum() { sha256sum <"$1" | cut -d' ' -f1; }
-cow_on_disk() { sync "$1" && "$COWFS" info --json "$1" | jq .bytes_on_disk; }
-sum() { "$COWFS" merge --quiet --force "$1" "$work/merged" 2>"$work/said" && sum "$work/merged"; }
+cow_sum() { "$COWFS" merge --quiet --force "$1" "$work/merged" 2>"$work/said" && sum "$work/merged"; }
 
 while IFS=$'\t' read -r name _ _ size _ _ device cut _; do
     [[ $name != \#* ]] || continue
     cow=$name/cow base=$name/base
     expected=$cut
     check "$name merges" "$COWFS" merge --quiet "$cow,$base" "$name/out"
-    # uml_moo's fault 7: the last sector of an odd size. It holds something past the backing's end in two of them.
+    # uml_moo would lose the last sector of an odd size. It holds something past the backing's end in two of them.
     if (($(stat -c %s "$name/out") != size)); then
         expected=$device
         expect_equal "  into whole sectors" "$(stat -c %s "$name/out")" "$(((size + 511) / 512 * 512))"
