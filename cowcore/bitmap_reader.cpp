@@ -38,6 +38,13 @@ void BitmapReader::load(std::uint64_t piece) {
   loaded_ = piece;
 }
 
+/// The first sector whose word reaches behind the hole found last: an empty bitmap of petabytes is
+/// passed in one step.
+SectorNumber BitmapReader::first_after_hole() const {
+  const auto bitmap_end = layout_.bitmap_offset + layout_.bitmap_length;
+  return round_down((std::min(hole_end_, bitmap_end) - layout_.bitmap_offset) * 8, word_sectors);
+}
+
 /// The first sector in [from, end), all in the loaded piece, whose bit differs from `invert`'s.
 SectorNumber BitmapReader::scan(SectorNumber from, SectorNumber end, std::uint64_t invert) const {
   const auto base = loaded_ * piece_sectors;
@@ -59,10 +66,11 @@ SectorNumber BitmapReader::find(bool state, SectorNumber from, SectorNumber end)
     load(piece);
     if (loaded_is_empty_) {
       if (!state) return from;
-    } else {
-      const auto found = scan(from, piece_end, state ? 0 : ~std::uint64_t{0});
-      if (found < piece_end) return found;
+      from = std::max(piece_end, first_after_hole());
+      continue;
     }
+    const auto found = scan(from, piece_end, state ? 0 : ~std::uint64_t{0});
+    if (found < piece_end) return found;
     from = piece_end;
   }
   return state ? end : std::min(from, end);

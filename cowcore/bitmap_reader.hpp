@@ -36,6 +36,7 @@ class BitmapReader {
 
   void load(std::uint64_t piece);
   [[nodiscard]] bool is_hole(std::uint64_t begin, std::uint64_t end);
+  [[nodiscard]] SectorNumber first_after_hole() const;
   [[nodiscard]] SectorNumber find(bool state, SectorNumber from, SectorNumber end);
   [[nodiscard]] SectorNumber scan(SectorNumber from, SectorNumber end, std::uint64_t invert) const;
 

@@ -11,6 +11,7 @@
 #include "cowcore/create_cow.hpp"
 #include "cowcore/data_and_holes.hpp"
 #include "cowcore/errors.hpp"
+#include "cowcore/human_units.hpp"
 #include "cowcore/merged_pieces.hpp"
 #include "cowcore/open_cow.hpp"
 #include "cowcore/padded_read.hpp"
