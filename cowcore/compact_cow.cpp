@@ -120,13 +120,14 @@ class Compaction {
                   std::ranges::equal(sector_of(in_cow_, at), sector_of(in_backing_, at));
     }
     for (auto at = page; at < end; at += sector_bytes) {
-      if (!is_in_cow_[(at - window) / sector_bytes]) continue;
+      const bool in_cow = is_in_cow_[(at - window) / sector_bytes];
       if (all_equal) {
-        drop(at, sector_bytes);
+        if (in_cow) drop(at, sector_bytes);
         continue;
       }
-      ++result_.kept;
-      if (is_zeros(sector_of(in_cow_, at))) add_punchable(at, sector_bytes);
+      if (in_cow) ++result_.kept;
+      // What lies where no bit is set does not matter: with it, more whole blocks can be given back.
+      if (!in_cow || is_zeros(sector_of(in_cow_, at))) add_punchable(at, sector_bytes);
     }
   }
 

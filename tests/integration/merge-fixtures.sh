@@ -45,7 +45,8 @@ while IFS=$'\t' read -r name _ _ size _ _ device cut _; do
 
     check "the V3 COW is compacted" "$COWFS" compact "$name/v3"
     expect_equal "  with the same content" "$(cow_sum "$name/v3")" "$expected"
-    check "  into no more space than the smallest" test "$(on_disk "$name/v3")" -le "$(on_disk "$name/smallest")"
+    # ext4 keeps a block for its list of extents, once there were more than four.
+    check "  into no more space than the smallest" test "$(on_disk "$name/v3")" -le $(($(on_disk "$name/smallest") + 4096))
 
     check "$name merges in place, keeping a sibling" "$COWFS" merge --in-place --quiet --yes "$cow,$base" \
         --siblings "$name/smallest"
