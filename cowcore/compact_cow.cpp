@@ -126,7 +126,8 @@ class Compaction {
         continue;
       }
       if (in_cow) ++result_.kept;
-      // What lies where no bit is set does not matter: with it, more whole blocks can be given back.
+      // What lies where no bit is set does not matter: with it, more whole blocks can be given
+      // back.
       if (!in_cow || is_zeros(sector_of(in_cow_, at))) add_punchable(at, sector_bytes);
     }
   }
