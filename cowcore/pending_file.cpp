@@ -111,6 +111,8 @@ void PendingFile::map_file() {
       ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd_.get(), 0);
   if (data == MAP_FAILED) throw_errno(path.string(), "cannot map");
   data_ = {static_cast<std::byte*>(data), Unmap{length}};
+  // Words are touched here and there; what lies around one is no use.
+  ::madvise(data, length, MADV_RANDOM);
 }
 
 void PendingFile::Unmap::operator()(std::byte* data) const { ::munmap(data, length); }
