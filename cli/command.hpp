@@ -1,11 +1,15 @@
 // What the subcommands of `cowfs` have in common.
 #pragma once
 
-#include <CLI/App.hpp>
 #include <functional>
 #include <iosfwd>
+#include <stdexcept>
 #include <string>
 #include <vector>
+
+namespace CLI {  // NOLINT(readability-identifier-naming): CLI11's
+class App;
+}
 
 namespace cowfs::cli {
 

@@ -11,6 +11,7 @@
 #include "cli/progress_line.hpp"
 #include "cowcore/backing.hpp"
 #include "cowcore/compact_cow.hpp"
+#include "cowcore/human_units.hpp"
 
 namespace cowfs::cli {
 namespace {
@@ -26,7 +27,6 @@ nlohmann::ordered_json to_json(const std::string& cow, const core::CompactResult
   return {{"cow", cow},
           {"sectors_in_cow", result.kept},
           {"dropped_sectors", result.dropped},
-          {"zeroed_sectors", result.zeroed},
           {"bytes_on_disk_before", result.allocated_before},
           {"bytes_on_disk", result.allocated_after}};
 }
@@ -35,10 +35,8 @@ void print_text(std::ostream& out, const std::string& cow, const core::CompactRe
   const auto saved = result.allocated_before > result.allocated_after
                          ? result.allocated_before - result.allocated_after
                          : 0;
-  fmt::print(out,
-             "{}: saved {}; dropped {} sectors that equal the backing's, made {} of zeros holes, "
-             "kept {}\n",
-             cow, core::human_size(saved), result.dropped, result.zeroed, result.kept);
+  fmt::print(out, "{}: saved {}; dropped {} sectors that equal the backing's, kept {}\n", cow,
+             core::human_size(saved), result.dropped, result.kept);
 }
 
 int compact(const CompactArguments& arguments, const Streams& streams) {

@@ -11,6 +11,7 @@
 #include "cli/progress_line.hpp"
 #include "cowcore/backing.hpp"
 #include "cowcore/compare_images.hpp"
+#include "cowcore/human_units.hpp"
 
 namespace cowfs::cli {
 namespace {

@@ -8,6 +8,7 @@
 
 #include "cli/command.hpp"
 #include "cowcore/cow_info.hpp"
+#include "cowcore/human_units.hpp"
 
 namespace cowfs::cli {
 namespace {

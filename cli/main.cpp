@@ -2,6 +2,8 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdio>
+#include <exception>
 #include <iostream>
 
 #include "cli/command.hpp"
@@ -20,10 +22,13 @@ void replace_closed_streams() {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   replace_closed_streams();
   // A limit on the size of files is an error of the write (EFBIG), not the end of a daemon. Workers
   // inherit it.
   ::signal(SIGXFSZ, SIG_IGN);
   return cowfs::cli::run({argv, argv + argc}, {std::cout, std::cerr});
+} catch (const std::exception& error) {  // of what comes before a subcommand: no memory
+  std::fprintf(stderr, "cowfs: %s\n", error.what());
+  return cowfs::cli::exit_failed;
 }

@@ -13,6 +13,8 @@
 #include <ostream>
 #include <string_view>
 
+#include "cowcore/human_units.hpp"
+
 namespace cowfs::cli {
 namespace {
 
@@ -86,11 +88,11 @@ void print_legend(std::ostream& out, Brush& brush, const core::ImageCells& cells
   const auto entry = [&](Glyph glyph, const char* name, std::uint64_t bytes) {
     brush.draw(glyph);
     brush.use(Colour::none);
-    fmt::print(out, " {} {}   ", name, size_label(bytes));
+    fmt::print(out, " {} {}   ", name, core::short_size(bytes));
   };
   entry({utf8 ? "░▒▓█" : "-+*#", Colour::cow}, "in the COW", total.cow);
   entry({utf8 ? "·" : ".", Colour::backing}, "in the backing", total.backing);
-  fmt::print(out, "blank: zero {}\n", size_label(total.zero));
+  fmt::print(out, "blank: zero {}\n", core::short_size(total.zero));
 }
 
 // SVG
@@ -135,10 +137,10 @@ std::string svg_tip(const core::ImageCells& cells, std::size_t first, std::size_
     sum.backing += cell.backing;
     sum.zero += cell.zero;
   }
-  return fmt::format("from {} to {}: COW {}, backing {}, zero {}",
-                     size_label(first * cells.cell_bytes()),
-                     size_label(std::min(cells.size(), end * cells.cell_bytes())),
-                     size_label(sum.cow), size_label(sum.backing), size_label(sum.zero));
+  return fmt::format(
+      "from {} to {}: COW {}, backing {}, zero {}", core::short_size(first * cells.cell_bytes()),
+      core::short_size(std::min(cells.size(), end * cells.cell_bytes())), core::short_size(sum.cow),
+      core::short_size(sum.backing), core::short_size(sum.zero));
 }
 
 /// A row, with neighbours that look alike as one rectangle.
@@ -148,7 +150,7 @@ void print_svg_row(std::ostream& out, const core::ImageCells& cells, std::size_t
   const auto y = svg_top + row * svg_cell;
   if (row % 4 == 0) {
     fmt::print(out, "<text class=\"l\" x=\"{}\" y=\"{}\">{}</text>\n", svg_left - 6, y + svg_cell,
-               size_label(begin * cells.cell_bytes()));
+               core::short_size(begin * cells.cell_bytes()));
   }
   for (auto first = begin; first < end;) {
     const auto look = svg_class(cells.cells()[first]);
@@ -177,9 +179,9 @@ void print_svg_legend(std::ostream& out, const core::ImageCells& cells) {
     fmt::print(out, "<text x=\"{}\" y=\"58\">{}</text>\n", x + 6, text);
     x += 22 + text.size() * 7;
   };
-  entry({"c0", "c1", "c2", "c3"}, "in the COW: " + size_label(total.cow));
-  entry({"b"}, "in the backing: " + size_label(total.backing));
-  entry({"z"}, "zero: " + size_label(total.zero));
+  entry({"c0", "c1", "c2", "c3"}, "in the COW: " + core::short_size(total.cow));
+  entry({"b"}, "in the backing: " + core::short_size(total.backing));
+  entry({"z"}, "zero: " + core::short_size(total.zero));
 }
 
 }  // namespace
@@ -212,14 +214,14 @@ std::size_t most_cells(const PictureStyle& style) {
 
 void print_picture(std::ostream& out, const std::string& title, const core::ImageCells& cells,
                    const PictureStyle& style) {
-  fmt::print(out, "{}: {}, {} for each character\n", title, size_label(cells.size()),
-             size_label(cells.cell_bytes()));
+  fmt::print(out, "{}: {}, {} for each character\n", title, core::short_size(cells.size()),
+             core::short_size(cells.cell_bytes()));
   Brush brush(out, style.colour);
   const auto* const edge = style.utf8 ? "│" : "|";
   const auto columns = columns_in(style);
   const auto& all = cells.cells();
   for (std::size_t row = 0; row < all.size(); row += columns) {
-    fmt::print(out, "{:>{}}{}", size_label(row * cells.cell_bytes()), label_width, edge);
+    fmt::print(out, "{:>{}}{}", core::short_size(row * cells.cell_bytes()), label_width, edge);
     const auto end = std::min(all.size(), row + columns);
     for (auto i = row; i < end; ++i) brush.draw(glyph_of(all[i], style.utf8));
     brush.use(Colour::none);
@@ -242,7 +244,8 @@ void print_svg(std::ostream& out, const std::string& title, const core::ImageCel
              "</style>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
              width, height, escaped(title));
   fmt::print(out, "<text class=\"t\" x=\"{}\" y=\"28\">{}: {}, {} for each square</text>\n",
-             svg_left, escaped(title), size_label(cells.size()), size_label(cells.cell_bytes()));
+             svg_left, escaped(title), core::short_size(cells.size()),
+             core::short_size(cells.cell_bytes()));
   print_svg_legend(out, cells);
   const auto last_row = cells.cells().size() % svg_columns;
   const auto whole_rows = rows - (last_row != 0 ? 1 : 0);
@@ -255,18 +258,6 @@ void print_svg(std::ostream& out, const std::string& title, const core::ImageCel
   ground(whole_rows, rows - whole_rows, last_row);
   for (std::size_t row = 0; row < rows; ++row) print_svg_row(out, cells, row);
   out << "</svg>\n";
-}
-
-std::string size_label(std::uint64_t bytes) {
-  static constexpr std::array units{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-  if (bytes == 0) return "0";
-  if (bytes < 1024) return fmt::format("{} bytes", bytes);
-  auto value = static_cast<double>(bytes) / 1024;
-  std::size_t unit = 0;
-  for (; value >= 1024 && unit + 1 < units.size(); ++unit) value /= 1024;
-  const auto text = fmt::format("{:.1f}", value);
-  return fmt::format("{} {}", text.ends_with(".0") ? text.substr(0, text.size() - 2) : text,
-                     units.at(unit));
 }
 
 }  // namespace cowfs::cli

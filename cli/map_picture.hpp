@@ -36,7 +36,4 @@ inline constexpr std::size_t most_svg_cells = svg_columns * 64;
 /// Draws the cells as an SVG document.
 void print_svg(std::ostream& out, const std::string& title, const core::ImageCells& cells);
 
-/// "1.5 GiB", "512 bytes".
-[[nodiscard]] std::string size_label(std::uint64_t bytes);
-
 }  // namespace cowfs::cli

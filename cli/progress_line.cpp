@@ -10,6 +10,8 @@
 #include <ostream>
 #include <stdexcept>
 
+#include "cowcore/human_units.hpp"
+
 namespace cowfs::cli {
 namespace {
 
@@ -86,21 +88,11 @@ void ProgressLine::draw(const core::ProgressReport& report, Clock::time_point no
   const auto percent =
       report.total == 0 ? 100 : static_cast<int>(100 * done / static_cast<double>(report.total));
   err_ << fmt::format("\r\033[K{} {}: {}% of {}, {}/s{}", style_.doing, style_.file, percent,
-                      short_size(static_cast<double>(report.total)), short_size(rate),
-                      time_left(report, rate))
+                      core::short_size(report.total),
+                      core::short_size(static_cast<std::uint64_t>(rate)), time_left(report, rate))
        << std::flush;
   on_screen_ = true;
   drawn_ = now;
-}
-
-std::string short_size(double bytes) {
-  constexpr std::array units{"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-  std::size_t unit = 0;
-  while (bytes >= 1024 && unit + 1 < units.size()) {
-    bytes /= 1024;
-    ++unit;
-  }
-  return fmt::format("{:.{}f} {}", bytes, unit > 0 && bytes < 10 ? 1 : 0, units[unit]);
 }
 
 }  // namespace cowfs::cli

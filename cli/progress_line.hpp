@@ -61,7 +61,4 @@ class ProgressLine {
   CancelSignals signals_;
 };
 
-/// "812 MiB", "1.5 GiB": for a reader in a hurry.
-[[nodiscard]] std::string short_size(double bytes);
-
 }  // namespace cowfs::cli

@@ -8,6 +8,7 @@
 #include "cli/command.hpp"
 #include "cli/consent.hpp"
 #include "cowcore/backing.hpp"
+#include "cowcore/human_units.hpp"
 #include "cowcore/relocate_cow.hpp"
 
 namespace cowfs::cli {

@@ -1,12 +1,11 @@
 #include "cowcore/backing.hpp"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
-#include <array>
 #include <boost/filesystem.hpp>
 
 #include "cowcore/errors.hpp"
+#include "cowcore/human_units.hpp"
 
 namespace cowfs::core {
 
@@ -66,19 +65,6 @@ fs::path stored_path(const fs::path& backing) {
 
 fs::path resolve_stored(const std::string& stored) {
   return stored.empty() ? fs::path() : fs::absolute(stored);
-}
-
-std::string human_size(std::uint64_t bytes) {
-  static constexpr std::array units{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-  if (bytes < 1024) return fmt::format("{} bytes", bytes);
-  auto value = static_cast<double>(bytes) / 1024;
-  std::size_t unit = 0;
-  for (; value >= 1024 && unit + 1 < units.size(); ++unit) value /= 1024;
-  return fmt::format("{:.1f} {} ({} bytes)", value, units.at(unit), bytes);
-}
-
-std::string human_time(std::uint32_t seconds) {
-  return fmt::format("{:%Y-%m-%d %H:%M:%S}", fmt::localtime(std::time_t{seconds}));
 }
 
 }  // namespace cowfs::core

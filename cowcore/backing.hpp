@@ -41,9 +41,4 @@ void require_match(const CowHeader& header, const FileStatus& found, const std::
 /// process, as in UML.
 [[nodiscard]] boost::filesystem::path resolve_stored(const std::string& stored);
 
-/// "1.5 GiB (1610612736 bytes)".
-[[nodiscard]] std::string human_size(std::uint64_t bytes);
-/// Local time, "2023-11-14 22:13:20".
-[[nodiscard]] std::string human_time(std::uint32_t seconds);
-
 }  // namespace cowfs::core

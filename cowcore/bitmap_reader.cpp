@@ -14,11 +14,12 @@ constexpr SectorCount word_sectors = 64;
 BitmapReader::BitmapReader(const Storage& cow, const CowLayout& layout)
     : cow_(cow), layout_(layout), words_(piece_bytes / sizeof(std::uint64_t)) {}
 
-/// Whether the bytes of the file are known to lie in a hole. One question serves many pieces.
+/// Whether the bytes of the file lie in a hole. One question serves many pieces.
 bool BitmapReader::is_hole(std::uint64_t begin, std::uint64_t end) {
-  if (begin < hole_begin_ || begin >= hole_end_) {
+  if (begin < hole_begin_ || begin >= data_end_) {
     hole_begin_ = begin;
     hole_end_ = cow_.next_data(begin).value_or(~std::uint64_t{0});
+    data_end_ = hole_end_ == ~std::uint64_t{0} ? hole_end_ : cow_.next_hole(hole_end_);
   }
   return end <= hole_end_;
 }
@@ -36,6 +37,13 @@ void BitmapReader::load(std::uint64_t piece) {
     for (auto& word : words_) word = swap_if_big(word);
   }
   loaded_ = piece;
+}
+
+/// The first sector whose word reaches behind the hole found last: an empty bitmap of petabytes is
+/// passed in one step.
+SectorNumber BitmapReader::first_after_hole() const {
+  const auto bitmap_end = layout_.bitmap_offset + layout_.bitmap_length;
+  return round_down((std::min(hole_end_, bitmap_end) - layout_.bitmap_offset) * 8, word_sectors);
 }
 
 /// The first sector in [from, end), all in the loaded piece, whose bit differs from `invert`'s.
@@ -59,10 +67,11 @@ SectorNumber BitmapReader::find(bool state, SectorNumber from, SectorNumber end)
     load(piece);
     if (loaded_is_empty_) {
       if (!state) return from;
-    } else {
-      const auto found = scan(from, piece_end, state ? 0 : ~std::uint64_t{0});
-      if (found < piece_end) return found;
+      from = std::max(piece_end, first_after_hole());
+      continue;
     }
+    const auto found = scan(from, piece_end, state ? 0 : ~std::uint64_t{0});
+    if (found < piece_end) return found;
     from = piece_end;
   }
   return state ? end : std::min(from, end);

@@ -25,7 +25,7 @@
 namespace cowfs::core {
 namespace {
 
-constexpr std::size_t compared_bytes = std::size_t{128} << 10;
+constexpr std::uint64_t window_bytes = std::uint64_t{128} << 10;
 /// The least that a file system gives back. To punch less would only write zeros.
 constexpr std::uint64_t block_bytes = 4096;
 constexpr std::size_t most_ranges = 32768;
@@ -41,28 +41,22 @@ class Compaction {
         file_size_(cow.status().size),
         total_(cow.status().allocated),
         bits_(cow, layout),
-        in_cow_(compared_bytes),
-        in_backing_(compared_bytes) {}
+        in_cow_(window_bytes),
+        in_backing_(window_bytes) {}
 
   CompactResult run() {
     MergedPieces pieces(cow_, backing_, layout_);
     DataAndHoles backing(backing_, 0);
-    for (auto piece = pieces.next_in_cow(0); piece.length > 0;
-         piece = pieces.next_in_cow(piece.end())) {
-      const bool is_hole = piece.content == MergedPiece::Content::hole;
-      for (auto at = piece.offset; at < piece.end();) {
-        // A hole over a hole need not be read, however long it is.
-        const auto below = backing.at(at);
-        const bool both_holes = is_hole && !below.is_data;
-        const auto limit = both_holes ? below.end : at + compared_bytes;
-        const auto length = std::min(piece.end(), limit) - at;
-        if (both_holes) {
-          drop(at, length);
-        } else {
-          compare(at, length, is_hole);
-        }
-        at += length;
+    for (auto piece = pieces.next_in_cow(0); piece.length > 0;) {
+      auto at = piece.offset;
+      const auto holes = holes_in_both(piece, backing);
+      if (holes > 0) {
+        drop(at, holes);
+        at += holes;
+      } else {
+        at = compact_window(pieces, round_down(at, window_bytes));
       }
+      piece = pieces.next_in_cow(at);
     }
     free_punchable();
     free_unused();
@@ -76,29 +70,66 @@ class Compaction {
     std::uint64_t end;
   };
 
-  void compare(std::uint64_t offset, std::uint64_t length, bool is_hole) {
-    const auto mine = std::span(in_cow_).first(length);
-    const auto below = std::span(in_backing_).first(length);
-    read_padded(backing_, offset, layout_.backing_size, below);
-    if (is_hole) {
-      std::ranges::fill(mine, std::byte{});
-    } else {
-      read_padded(cow_, layout_.data_offset + offset, ~std::uint64_t{0}, mine);
-    }
-    for (std::uint64_t at = 0; at < length; at += sector_bytes) {
-      const auto sector = mine.subspan(at, sector_bytes);
-      if (std::ranges::equal(sector, below.subspan(at, sector_bytes))) {
-        drop(offset + at, sector_bytes);
-      } else if (is_zeros(sector)) {
-        result_.zeroed += is_hole ? 0 : 1;
-        ++result_.kept;
-        add_punchable(offset + at, sector_bytes);
-      } else {
-        ++result_.kept;
+  /// How much of a piece, in whole pages, is a hole over a hole: that need not be read, however
+  /// long it is.
+  [[nodiscard]] static std::uint64_t holes_in_both(const MergedPiece& piece,
+                                                   DataAndHoles& backing) {
+    if (piece.content != MergedPiece::Content::hole || piece.offset % page_bytes != 0) return 0;
+    const auto below = backing.at(piece.offset);
+    if (below.is_data) return 0;
+    return round_down(std::min(piece.end(), below.end) - piece.offset, page_bytes);
+  }
+
+  /// Goes through the pages of a stretch of the image; returns where it ends.
+  std::uint64_t compact_window(MergedPieces& pieces, std::uint64_t begin) {
+    const auto end = std::min(begin + window_bytes, layout_.merged_size);
+    std::uint64_t read = 0;
+    is_in_cow_.fill(false);
+    for (auto at = begin; at < end;) {
+      const auto piece = pieces.at(at);
+      const auto piece_end = std::min(piece.end(), end);
+      if (piece.in_cow) {
+        const auto into = std::span(in_cow_).subspan(at - begin, piece_end - at);
+        if (piece.content == MergedPiece::Content::hole) {
+          std::ranges::fill(into, std::byte{});
+        } else {
+          read_padded(cow_, layout_.data_offset + at, ~std::uint64_t{0}, into);
+          read += into.size();
+        }
+        std::fill(&is_in_cow_[(at - begin) / sector_bytes],
+                  &is_in_cow_[0] + (piece_end - begin) / sector_bytes, true);
       }
+      at = piece_end;
     }
-    done_ += is_hole ? 0 : length;
+    read_padded(backing_, begin, layout_.backing_size, std::span(in_backing_).first(end - begin));
+    for (auto page = begin; page < end; page += page_bytes) {
+      compact_page(page, std::min(page + page_bytes, end), begin);
+    }
+    done_ += read;
     report(progress_, done_, std::max(done_, total_));
+    return end;
+  }
+
+  void compact_page(std::uint64_t page, std::uint64_t end, std::uint64_t window) {
+    const auto sector_of = [&](const std::vector<std::byte>& bytes, std::uint64_t at) {
+      return std::span(bytes).subspan(at - window, sector_bytes);
+    };
+    bool all_equal = true;
+    for (auto at = page; at < end && all_equal; at += sector_bytes) {
+      all_equal = !is_in_cow_[(at - window) / sector_bytes] ||
+                  std::ranges::equal(sector_of(in_cow_, at), sector_of(in_backing_, at));
+    }
+    for (auto at = page; at < end; at += sector_bytes) {
+      const bool in_cow = is_in_cow_[(at - window) / sector_bytes];
+      if (all_equal) {
+        if (in_cow) drop(at, sector_bytes);
+        continue;
+      }
+      if (in_cow) ++result_.kept;
+      // What lies where no bit is set does not matter: with it, more whole blocks can be given
+      // back.
+      if (!in_cow || is_zeros(sector_of(in_cow_, at))) add_punchable(at, sector_bytes);
+    }
   }
 
   void drop(std::uint64_t offset, std::uint64_t length) {
@@ -161,6 +192,7 @@ class Compaction {
   BitmapEditor bits_;
   std::vector<std::byte> in_cow_;
   std::vector<std::byte> in_backing_;
+  std::array<bool, window_bytes / sector_bytes> is_in_cow_{};
   std::vector<Range> punchable_;
   CompactResult result_;
 };

@@ -23,10 +23,10 @@ struct CompactResult {
   std::vector<std::string> notices;  ///< lines that the user should see
 };
 
-/// Drops the sectors of a COW that equal the backing's, makes those of zeros holes, and gives back
-/// the space of both, and of what lies where no bit is set. The merged image stays the same, also
-/// at every moment: after a power loss, an error or Cancelled it can simply be done again.
-/// Memory: under 2 MiB.
+/// Drops the sectors of a COW that equal the backing's, if nothing else of their page (page_bytes)
+/// is in the COW; makes those of zeros holes; and gives back the space of both, and of what lies
+/// where no bit is set. The merged image stays the same, also at every moment: after a power loss,
+/// an error or Cancelled it can simply be done again. Memory: under 2 MiB.
 ///
 /// Throws what open_cow throws, Error if the COW may not be written, and what the progress function
 /// throws.

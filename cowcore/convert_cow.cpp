@@ -11,6 +11,7 @@
 #include "cowcore/create_cow.hpp"
 #include "cowcore/data_and_holes.hpp"
 #include "cowcore/errors.hpp"
+#include "cowcore/human_units.hpp"
 #include "cowcore/merged_pieces.hpp"
 #include "cowcore/open_cow.hpp"
 #include "cowcore/padded_read.hpp"
@@ -72,7 +73,7 @@ SectorCount copy_sectors(const OpenedCow& opened, Storage& output, const CowLayo
   return count;
 }
 
-/// Puts the sectors that differ into a COW.
+/// Puts the pages that differ into a COW.
 class DifferenceWriter {
  public:
   DifferenceWriter(const Storage& image, const Storage& backing, Storage& cow,
@@ -94,8 +95,9 @@ class DifferenceWriter {
     for (std::uint64_t at = 0; at < size;) {
       const auto mine = image.at(at);
       const auto below = backing.at(at);
-      if (!mine.is_data && !below.is_data) {
-        at = std::min({mine.end, below.end, size});
+      const auto hole_end = round_down(std::min(mine.end, below.end), page_bytes);
+      if (!mine.is_data && !below.is_data && hole_end > at) {
+        at = hole_end;
         continue;
       }
       const auto length = std::min<std::uint64_t>(compared_bytes, size - at);
@@ -115,14 +117,15 @@ class DifferenceWriter {
     read_padded(image_, offset, layout_.merged_size, mine);
     read_padded(backing_, offset, layout_.backing_size, below);
     const auto kind = [&](std::uint64_t at) {
-      const auto sector = mine.subspan(at, sector_bytes);
-      if (std::ranges::equal(sector, below.subspan(at, sector_bytes))) return Kind::same;
-      return is_zeros(sector) ? Kind::zeros : Kind::data;
+      const auto bytes = std::min(page_bytes, length - at);
+      const auto page = mine.subspan(at, bytes);
+      if (std::ranges::equal(page, below.subspan(at, bytes))) return Kind::same;
+      return is_zeros(page) ? Kind::zeros : Kind::data;
     };
     for (std::uint64_t at = 0; at < length;) {
       const auto found = kind(at);
-      auto end = at + sector_bytes;
-      while (end < length && kind(end) == found) end += sector_bytes;
+      auto end = at;
+      while (end < length && kind(end) == found) end = std::min(length, end + page_bytes);
       if (found != Kind::same) {
         bits_.set((offset + at) / sector_bytes, (end - at) / sector_bytes);
         count_ += (end - at) / sector_bytes;

@@ -36,9 +36,9 @@ struct ConvertResult {
                                         const boost::filesystem::path& output,
                                         const ConvertOptions& options);
 
-/// Makes the smallest COW whose merged image on `backing` is the plain image `image`: only sectors
-/// that differ are in it. The image has to have the backing's size, or that rounded up to whole
-/// sectors; and it must not be a COW itself.
+/// Makes the smallest COW whose merged image on `backing` is the plain image `image`: only pages
+/// (page_bytes) that differ are in it. The image has to have the backing's size, or that rounded up
+/// to whole sectors; and it must not be a COW itself.
 [[nodiscard]] ConvertResult make_smallest_cow(const boost::filesystem::path& image,
                                               const boost::filesystem::path& backing,
                                               const boost::filesystem::path& output,

@@ -1,8 +1,11 @@
-// The errors that a user can act on. Everything else that goes wrong is a std::system_error.
+// The errors that a user can act on, and the one way in which everything else that goes wrong with
+// a file becomes a std::system_error.
 #pragma once
 
+#include <cerrno>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 namespace cowfs::core {
 
@@ -40,5 +43,11 @@ class Busy : public Error {
  public:
   using Error::Error;
 };
+
+/// Throws a std::system_error of that errno: "FILE: ACTION: No such file or directory".
+[[noreturn]] inline void throw_errno(const std::string& file, const char* action,
+                                     int error = errno) {
+  throw std::system_error(error, std::generic_category(), file + ": " + action);
+}
 
 }  // namespace cowfs::core

@@ -4,10 +4,9 @@
 #include <cstdint>
 #include <optional>
 
-#include "cowcore/bitmap_walk.hpp"
 #include "cowcore/cow_layout.hpp"
-#include "cowcore/data_and_holes.hpp"
 #include "cowcore/extent.hpp"
+#include "cowcore/merged_pieces.hpp"
 #include "cowcore/storage.hpp"
 
 namespace cowfs::core {
@@ -27,11 +26,8 @@ class ExtentWalk {
  private:
   [[nodiscard]] std::optional<Extent> next_piece();
 
-  CowLayout layout_;
-  BitmapWalk bitmap_;
-  DataAndHoles cow_;
-  DataAndHoles backing_;
-  std::optional<SectorRange> run_;  // the one that holds at_, or the next
+  std::uint64_t size_;
+  MergedPieces pieces_;
   std::uint64_t at_ = 0;
   std::optional<Extent> ahead_;  // the piece after the last extent
 };

@@ -48,7 +48,7 @@ class MappedHeader {
  public:
   MappedHeader(int fd, const fs::path& file)
       : data_(::mmap(nullptr, pending::page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) {
-    if (data_ == MAP_FAILED) pending::throw_errno(file, "cannot map");
+    if (data_ == MAP_FAILED) throw_errno(file.string(), "cannot map");
   }
   MappedHeader(const MappedHeader&) = delete;
   MappedHeader& operator=(const MappedHeader&) = delete;
@@ -136,7 +136,7 @@ LeftBehind find_left_behind(const fs::path& directory, const PosixStorage& cow,
       ::openat(folder->get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
   if (!fd && errno == ENOENT) return left;
   left.file = directory / name;
-  if (!fd && errno != ELOOP) pending::throw_errno(left.file, "cannot open");
+  if (!fd && errno != ELOOP) throw_errno(left.file.string(), "cannot open");
 
   std::size_t size = 0;
   const auto head =
@@ -167,7 +167,7 @@ void apply_left_behind(const LeftBehind& left, Storage& cow, const CowDescriptio
     throw Error(cow.name(), "nothing that a killed mount has left can be applied");
   }
   const FileDescriptor fd(::open(left.file.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  if (!fd) pending::throw_errno(left.file, "cannot open");
+  if (!fd) throw_errno(left.file.string(), "cannot open");
   const MappedHeader header(fd.get(), left.file);
 
   SectorMap map(cow, description.layout);
@@ -200,7 +200,7 @@ void apply_left_behind(const LeftBehind& left, Storage& cow, const CowDescriptio
 void drop_left_behind(const LeftBehind& left) {
   if (left.file.empty()) return;
   if (::unlink(left.file.c_str()) != 0 && errno != ENOENT) {
-    pending::throw_errno(left.file, "cannot remove");
+    throw_errno(left.file.string(), "cannot remove");
   }
 }
 

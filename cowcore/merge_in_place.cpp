@@ -25,10 +25,6 @@ namespace fs = boost::filesystem;
 
 namespace {
 
-[[noreturn]] void throw_errno(const std::string& name, const char* action) {
-  throw std::system_error(errno, std::generic_category(), fmt::format("{}: {}", name, action));
-}
-
 void sync_all(const PosixStorage& file) {
   if (::fsync(file.descriptor()) != 0) throw_errno(file.name(), "cannot sync");
 }

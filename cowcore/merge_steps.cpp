@@ -1,7 +1,7 @@
 // The order of writes, and what a crash leaves. B is the backing, C the COW, J the journal.
 //
-//   1. Siblings: each sector that C changes and a sibling does not have is copied from B into the
-//      sibling: data, sync, bits, sync, as in a flush.
+//   1. Siblings: of each page that C changes, the sectors that a sibling does not have are copied
+//      from B into the sibling: data, sync, bits, sync, as in a flush.
 //   2. J: "begun", synced.
 //   3. B: gets another mtime, synced: it could else reach the disk after the data. Then every
 //      sector of C is written into B, and it is synced, with its times.
@@ -53,9 +53,10 @@ class Changes {
       : files_(files),
         layout_(files.description.layout),
         in_cow_(compared_bytes),
-        in_backing_(compared_bytes) {}
+        in_backing_(compared_bytes),
+        pages_(compared_bytes + 2 * page_bytes) {}
 
-  /// Calls function(offset, old content) for ranges of whole sectors, upwards.
+  /// Calls function(offset, old content) for whole pages, upwards; perhaps twice for one.
   template <typename Function>
   void for_each(Function&& function) {
     MergedPieces pieces(*files_.cow, *files_.backing, layout_);
@@ -80,15 +81,26 @@ class Changes {
     for (std::uint64_t at = 0; at < length;) {
       auto end = at;
       while (end < length && differs(end)) end += sector_bytes;
-      if (end > at) function(offset + at, std::span<const std::byte>(old.subspan(at, end - at)));
+      if (end > at) tell(offset + at, offset + end, function);
       at = end + (end < length ? sector_bytes : 0);
     }
+  }
+
+  /// The old content of the pages that hold the range.
+  template <typename Function>
+  void tell(std::uint64_t begin, std::uint64_t end, Function&& function) {
+    begin = round_down(begin, page_bytes);
+    end = std::min(round_up(end, page_bytes), layout_.merged_size);
+    const auto pages = std::span(pages_).first(end - begin);
+    read_padded(*files_.backing, begin, layout_.backing_size, pages);
+    function(begin, std::span<const std::byte>(pages));
   }
 
   const MergeFiles& files_;
   const CowLayout& layout_;
   std::vector<std::byte> in_cow_;
   std::vector<std::byte> in_backing_;
+  std::vector<std::byte> pages_;
 };
 
 /// Gives a sibling what the merge takes from the backing.

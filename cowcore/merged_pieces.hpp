@@ -41,6 +41,9 @@ class MergedPieces {
   /// upwards. The next piece may be of the same kind.
   [[nodiscard]] MergedPiece at(std::uint64_t offset);
 
+  /// The same, and its content is never unknown.
+  [[nodiscard]] MergedPiece known_at(std::uint64_t offset);
+
   /// The next piece that is in the COW, at or after `offset`; one of length 0 if there is none.
   [[nodiscard]] MergedPiece next_in_cow(std::uint64_t offset);
 

@@ -18,11 +18,6 @@ namespace fs = boost::filesystem;
 
 namespace {
 
-[[noreturn]] void throw_errno(const fs::path& path, const char* action) {
-  throw std::system_error(errno, std::generic_category(),
-                          fmt::format("{}: {}", path.string(), action));
-}
-
 /// Not made of the wanted name: that may be as long as a name can be.
 fs::path temporary_name(const fs::path& wanted) {
   return wanted.parent_path() / fs::unique_path(".cowfs-%%%%-%%%%-%%%%.tmp");
@@ -37,7 +32,7 @@ std::string directory_of(const fs::path& file) {
     throw Error(wanted.string(), fmt::format("there is no directory {}", directory_of(wanted)),
                 "make it first, or give another place");
   }
-  throw_errno(wanted, "cannot create");
+  throw_errno(wanted.string(), "cannot create");
 }
 
 std::unique_ptr<PosixStorage> lock_replaced(const fs::path& file) {
@@ -91,13 +86,13 @@ void NewFile::imitate(const FileStatus& status) {
       ::fchown(fd, static_cast<uid_t>(-1), status.group) != 0) {
     // Then it stays ours, as a file that cp makes.
   }
-  if (::fchmod(fd, status.mode & 0777U) != 0) throw_errno(wanted_, "cannot set the mode");
+  if (::fchmod(fd, status.mode & 0777U) != 0) throw_errno(wanted_.string(), "cannot set the mode");
 }
 
 void NewFile::link_to(const fs::path& name) {
   const auto link = fmt::format("/proc/self/fd/{}", file_->descriptor());
   if (::linkat(AT_FDCWD, link.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) != 0) {
-    throw_errno(wanted_, "cannot create");
+    throw_errno(wanted_.string(), "cannot create");
   }
 }
 
@@ -112,7 +107,7 @@ void NewFile::publish(IfExists if_exists) {
     }
     const unsigned flags = if_exists == IfExists::refuse ? RENAME_NOREPLACE : 0;
     if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, wanted_.c_str(), flags) != 0) {
-      throw_errno(wanted_, "cannot create");
+      throw_errno(wanted_.string(), "cannot create");
     }
     temporary_.clear();
   }
@@ -121,7 +116,7 @@ void NewFile::publish(IfExists if_exists) {
 
 void sync_directory(const fs::path& directory) {
   const FileDescriptor fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd || ::fsync(fd.get()) != 0) throw_errno(directory, "cannot sync the directory");
+  if (!fd || ::fsync(fd.get()) != 0) throw_errno(directory.string(), "cannot sync the directory");
 }
 
 OutputPlace choose_output(const fs::path& wanted, IfExists if_exists,

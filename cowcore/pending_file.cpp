@@ -18,14 +18,13 @@
 namespace cowfs::core {
 
 namespace fs = boost::filesystem;
-using pending::throw_errno;
 
 namespace {
 
 /// Opens the run directory, made if need be.
 FileDescriptor make_directory(const fs::path& directory) {
   if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
-    throw_errno(directory, "cannot make the run directory");
+    throw_errno(directory.string(), "cannot make the run directory");
   }
   auto fd = pending::open_directory(directory);
   if (!fd) throw Error(directory.string(), "was removed just now");
@@ -60,17 +59,17 @@ void PendingFile::make(int folder, const PosixStorage& cow, const CowDescription
   ::unlinkat(folder, temporary.c_str(), 0);
   fd_ = FileDescriptor(::openat(folder, temporary.c_str(),
                                 O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!fd_) throw_errno(path, "cannot make");
+  if (!fd_) throw_errno(path.string(), "cannot make");
   try {
     if (::ftruncate(fd_.get(), static_cast<off_t>(pending::file_size(words_))) != 0) {
-      throw_errno(path, "cannot set the size");
+      throw_errno(path.string(), "cannot set the size");
     }
     map_file();
     new (data_.get()) pending::Header(pending::header_for(cow, words_));
     const auto bytes = pending::first_bytes(cow, description);
     std::memcpy(data_.get() + pending::cow_header_at, bytes.data(), bytes.size());
     if (::renameat(folder, temporary.c_str(), folder, name_.c_str()) != 0) {
-      throw_errno(path, "cannot make");
+      throw_errno(path.string(), "cannot make");
     }
   } catch (...) {
     ::unlinkat(folder, temporary.c_str(), 0);
@@ -83,7 +82,7 @@ void PendingFile::take_over(int folder, const PosixStorage& cow) {
   fd_ =
       FileDescriptor(::openat(folder, name_.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
   struct stat found {};
-  if (!fd_ || ::fstat(fd_.get(), &found) != 0) throw_errno(path, "cannot open");
+  if (!fd_ || ::fstat(fd_.get(), &found) != 0) throw_errno(path.string(), "cannot open");
   const auto refuse = [&path] {
     throw Error(path.string(), "is not the pending file of this COW");
   };
@@ -105,13 +104,15 @@ void PendingFile::map_file() {
   // Touching a page that the file system has no room for would be SIGBUS.
   while (::fallocate(fd_.get(), 0, 0, pending::words_at) != 0) {
     if (errno == EOPNOTSUPP) break;
-    if (errno != EINTR) throw_errno(path, "cannot reserve space");
+    if (errno != EINTR) throw_errno(path.string(), "cannot reserve space");
   }
   const auto length = pending::file_size(words_);
   void* data =
       ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd_.get(), 0);
-  if (data == MAP_FAILED) throw_errno(path, "cannot map");
+  if (data == MAP_FAILED) throw_errno(path.string(), "cannot map");
   data_ = {static_cast<std::byte*>(data), Unmap{length}};
+  // Words are touched here and there; what lies around one is no use.
+  ::madvise(data, length, MADV_RANDOM);
 }
 
 void PendingFile::Unmap::operator()(std::byte* data) const { ::munmap(data, length); }
@@ -128,7 +129,7 @@ std::atomic<std::uint64_t>* PendingFile::words() {
 void PendingFile::reserve(std::size_t first, std::size_t count) {
   const auto offset = static_cast<off_t>(pending::words_at + first * 8);
   while (::fallocate(fd_.get(), 0, offset, static_cast<off_t>(count * 8)) != 0) {
-    if (errno != EINTR) throw_errno(directory_ / name_, "cannot reserve space");
+    if (errno != EINTR) throw_errno((directory_ / name_).string(), "cannot reserve space");
   }
 }
 

@@ -64,11 +64,6 @@ std::int64_t nanoseconds(const timespec& time) {
   return value;
 }
 
-void throw_errno(const fs::path& path, const char* action) {
-  throw std::system_error(errno, std::generic_category(),
-                          fmt::format("{}: {}", path.string(), action));
-}
-
 std::string name_for(const FileIdentity& cow) {
   return fmt::format("pending-{:x}-{:x}", cow.device, cow.inode);
 }
@@ -93,7 +88,7 @@ std::optional<FileDescriptor> open_directory(const fs::path& directory) {
   FileDescriptor fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!fd && errno == ENOENT) return std::nullopt;
   struct stat found {};
-  if (!fd || ::fstat(fd.get(), &found) != 0) throw_errno(directory, "cannot open");
+  if (!fd || ::fstat(fd.get(), &found) != 0) throw_errno(directory.string(), "cannot open");
   if (found.st_uid != ::geteuid() || (found.st_mode & 0022) != 0) {
     throw Error(directory.string(), "is not a directory that only its owner, you, can write",
                 "remove it, or mend owner and mode");

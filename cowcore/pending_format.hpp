@@ -79,6 +79,5 @@ void note_failure(Header& header) noexcept;
 
 /// The nearest value, for a time that has none.
 [[nodiscard]] std::int64_t nanoseconds(const timespec& time);
-[[noreturn]] void throw_errno(const boost::filesystem::path& path, const char* action);
 
 }  // namespace cowfs::core::pending

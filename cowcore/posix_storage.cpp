@@ -25,10 +25,6 @@ namespace {
 /// A length that every kernel takes in one call (MAX_RW_COUNT is a little under 2 GiB).
 constexpr std::size_t max_transfer = std::size_t{1} << 30;
 
-[[noreturn]] void throw_errno(int error, const std::string& name, const char* action) {
-  throw std::system_error(error, std::generic_category(), fmt::format("{}: {}", name, action));
-}
-
 const char* kind_name(mode_t mode) {
   if (S_ISDIR(mode)) return "a directory";
   if (S_ISFIFO(mode)) return "a FIFO";
@@ -61,9 +57,9 @@ std::unique_ptr<PosixStorage> PosixStorage::open(const boost::filesystem::path& 
                                                  FileKinds kinds) {
   // O_PATH looks without touching: opening a FIFO would wait, opening a tape would rewind it.
   const FileDescriptor handle(::open(path.c_str(), O_PATH | O_CLOEXEC));
-  if (!handle) throw_errno(errno, path.string(), "cannot open");
+  if (!handle) throw_errno(path.string(), "cannot open");
   struct stat found {};
-  if (::fstat(handle.get(), &found) != 0) throw_errno(errno, path.string(), "cannot stat");
+  if (::fstat(handle.get(), &found) != 0) throw_errno(path.string(), "cannot stat");
   const bool accepted =
       S_ISREG(found.st_mode) || (kinds == FileKinds::regular_or_block && S_ISBLK(found.st_mode));
   if (!accepted) {
@@ -74,11 +70,11 @@ std::unique_ptr<PosixStorage> PosixStorage::open(const boost::filesystem::path& 
   const int flags = access == Access::read_write ? O_RDWR : O_RDONLY;
   const auto link = fmt::format("/proc/self/fd/{}", handle.get());
   FileDescriptor fd(::open(link.c_str(), flags | O_CLOEXEC | O_NOCTTY));
-  if (!fd) throw_errno(errno, path.string(), "cannot open");
+  if (!fd) throw_errno(path.string(), "cannot open");
   return std::make_unique<PosixStorage>(std::move(fd), path.string());
 }
 
-void PosixStorage::fail(int error, const char* action) const { throw_errno(error, name_, action); }
+void PosixStorage::fail(int error, const char* action) const { throw_errno(name_, action, error); }
 
 FileStatus PosixStorage::status() const {
   struct stat found {};

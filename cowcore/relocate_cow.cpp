@@ -21,10 +21,6 @@ namespace {
 
 namespace fs = boost::filesystem;
 
-[[noreturn]] void throw_errno(const std::string& file, const char* action) {
-  throw std::system_error(errno, std::generic_category(), fmt::format("{}: {}", file, action));
-}
-
 std::unique_ptr<PosixStorage> open_backing(const fs::path& backing, const std::string& cow) {
   try {
     return PosixStorage::open(backing, Access::read_only, FileKinds::regular_or_block);

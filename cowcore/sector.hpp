@@ -22,6 +22,10 @@ constexpr std::uint64_t swap_if_big(std::uint64_t word) {
   return word;
 }
 
+/// A real UML reads wrong data where a page of the image has some sectors in the COW and others in
+/// the backing. So what chooses sectors by itself, takes or leaves whole pages.
+inline constexpr std::uint64_t page_bytes = 4096;
+
 /// `value` rounded up to a multiple of `unit`; the caller has made sure that it does not overflow.
 constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;

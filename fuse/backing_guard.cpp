@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "cowcore/backing.hpp"
+#include "cowcore/human_units.hpp"
 
 namespace cowfs::fuse {
 namespace {

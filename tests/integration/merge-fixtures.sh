@@ -8,6 +8,7 @@ data=$(realpath "$(dirname "$0")/../data")
 tar -C "$work" --zstd -xf "$data/cow-fixtures.tar.zst"
 cd "$work"
 
+on_disk() { sync "$1" && "$COWFS" info --json "$1" | jq .bytes_on_disk; }
 sum() { sha256sum <"$1" | cut -d' ' -f1; }
 cow_sum() { "$COWFS" merge --quiet --force "$1" "$work/merged" 2>"$work/said" && sum "$work/merged"; }
 
@@ -16,7 +17,7 @@ while IFS=$'\t' read -r name _ _ size _ _ device cut _; do
     cow=$name/cow base=$name/base
     expected=$cut
     check "$name merges" "$COWFS" merge --quiet "$cow,$base" "$name/out"
-    # uml_moo's fault 7: the last sector of an odd size. It holds something past the backing's end in two of them.
+    # uml_moo would lose the last sector of an odd size. It holds something past the backing's end in two of them.
     if (($(stat -c %s "$name/out") != size)); then
         expected=$device
         expect_equal "  into whole sectors" "$(stat -c %s "$name/out")" "$(((size + 511) / 512 * 512))"
@@ -40,15 +41,13 @@ while IFS=$'\t' read -r name _ _ size _ _ device cut _; do
     check "$name is found again, from its merged image" \
         "$COWFS" convert --quiet --backing "$base" "$name/out" "$name/smallest"
     expect_equal "  with the same content" "$(cow_sum "$name/smallest")" "$expected"
-    check "  with no more sectors" test "$("$COWFS" info --json "$name/smallest" | jq .sectors_in_cow)" -le \
-        "$("$COWFS" info --json "$name/v3" | jq .sectors_in_cow)"
+    check "  in no more space" test "$(on_disk "$name/smallest")" -le "$(on_disk "$name/v3")"
 
     check "the V3 COW is compacted" "$COWFS" compact "$name/v3"
     expect_equal "  with the same content" "$(cow_sum "$name/v3")" "$expected"
-    expect_equal "  into the smallest" "$("$COWFS" info --json "$name/v3" | jq .sectors_in_cow)" \
-        "$("$COWFS" info --json "$name/smallest" | jq .sectors_in_cow)"
+    # ext4 keeps a block for its list of extents, once there were more than four.
+    check "  into no more space than the smallest" test "$(on_disk "$name/v3")" -le $(($(on_disk "$name/smallest") + 4096))
 
-    cp -p --sparse=always "$base" "$name/kept"
     check "$name merges in place, keeping a sibling" "$COWFS" merge --in-place --quiet --yes "$cow,$base" \
         --siblings "$name/smallest"
     expect_equal "  into what the guest saw" "$(sum "$base")" "$expected"

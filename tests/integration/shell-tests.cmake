@@ -34,6 +34,13 @@ cowfs_shell_test(fio-mmap-uncached fio-verify.sh mmap buffered none)
 cowfs_shell_test(kill-worker-fio kill-worker-fio.sh)
 cowfs_shell_test(kill-worker-loop kill-worker-loop.sh)
 
+cowfs_shell_test(merge-fixtures merge-fixtures.sh)
+cowfs_shell_test(merge-refusals merge-refusals.sh)
+cowfs_shell_test(merge-killed merge-killed.sh)
+foreach(fs IN ITEMS ext4 xfs btrfs)
+  cowfs_shell_test(merge-${fs} merge-file-systems.sh ${fs})
+endforeach()
+
 cowfs_shell_test(huge-image huge-image.sh)
 cowfs_shell_test(installed-library installed-library.sh)
 cowfs_shell_test(look-tools look-tools.sh)
