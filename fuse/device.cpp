@@ -12,6 +12,8 @@
 #include <system_error>
 #include <utility>
 
+#include "fuse/newer_protocol.hpp"
+
 namespace cowfs::fuse {
 namespace {
 
@@ -101,7 +103,6 @@ void Device::invalidate(std::uint64_t node, std::uint64_t offset, std::uint64_t 
 }
 
 void Device::request_resend() const {
-  constexpr int notify_resend = 7;  // FUSE_NOTIFY_RESEND, newer than Debian 12's <linux/fuse.h>
   fuse_out_header header{sizeof header, notify_resend, 0};
   const auto piece = piece_of(header);
   (void)send({&piece, 1});
