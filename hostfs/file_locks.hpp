@@ -50,7 +50,7 @@ class FileLocks {
   struct Owner {
     std::uint64_t node;
     std::uint64_t owner;
-    auto operator<=>(const Owner&) const = default;
+    auto operator<=>(const Owner&) const = default;  // NOLINT(modernize-use-nullptr): it sees a 0
   };
 
   enum class Outcome {

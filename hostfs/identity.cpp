@@ -6,6 +6,8 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
+#include <system_error>
 
 #include "hostfs/message.hpp"
 
@@ -77,6 +79,19 @@ Identity::Owning::~Owning() {
   if (groups_) ::syscall(SYS_setgroups, 0, nullptr);
 }
 
+namespace {
+
+/// A thread that can't get back to its own rights must serve nobody.
+void restore_capabilities(const WorkerCapabilities& capabilities) noexcept {
+  try {
+    set_thread_capabilities(capabilities);
+  } catch (const std::system_error&) {
+    std::abort();
+  }
+}
+
+}  // namespace
+
 Identity::Anonymous::Anonymous(const Identity& identity) : identity_(identity) {
   if (!identity.is_root_) return;
   set_fs_group(identity.anonymous_group_);
@@ -88,7 +103,7 @@ Identity::Anonymous::Anonymous(const Identity& identity) : identity_(identity) {
 
 Identity::Anonymous::~Anonymous() {
   if (!identity_.is_root_) return;
-  set_thread_capabilities(identity_.capabilities_);
+  restore_capabilities(identity_.capabilities_);
   set_fs_user(0);
   set_fs_group(0);
 }
@@ -101,7 +116,7 @@ Identity::KeepingSetIds::KeepingSetIds(const Identity& identity) : identity_(ide
 }
 
 Identity::KeepingSetIds::~KeepingSetIds() {
-  if (identity_.is_root_) set_thread_capabilities(identity_.capabilities_);
+  if (identity_.is_root_) restore_capabilities(identity_.capabilities_);
 }
 
 }  // namespace cowfs::hostfs
