@@ -157,7 +157,7 @@ std::string Handler::host_link_text(const Node& node) const {
 }
 
 std::string Handler::shown_link_text(const Node& node) const {
-  const auto text = host_link_text(node);
+  auto text = host_link_text(node);
   switch (fs_.options_.symlinks) {
     case SymlinkPolicy::refuse:
       fail(EPERM);
