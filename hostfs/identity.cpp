@@ -7,7 +7,6 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
-#include <system_error>
 
 #include "hostfs/message.hpp"
 
@@ -36,14 +35,29 @@ WorkerCapabilities needed_capabilities(const ExportOptions& options, bool is_roo
   return needed;
 }
 
-void set_thread_capabilities(const WorkerCapabilities& capabilities) {
+namespace {
+
+bool try_capabilities(const WorkerCapabilities& capabilities) noexcept {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   std::array<__user_cap_data_struct, 2> data{};
-  for (std::size_t half = 0; half < data.size(); ++half) {
-    data[half].effective = static_cast<std::uint32_t>(capabilities.effective >> (32 * half));
-    data[half].permitted = static_cast<std::uint32_t>(capabilities.permitted >> (32 * half));
+  auto* half = data.data();
+  for (const int shift : {0, 32}) {
+    half->effective = static_cast<std::uint32_t>(capabilities.effective >> shift);
+    half->permitted = static_cast<std::uint32_t>(capabilities.permitted >> shift);
+    ++half;
   }
-  if (::syscall(SYS_capset, &header, data.data()) != 0) fail(errno);
+  return ::syscall(SYS_capset, &header, data.data()) == 0;
+}
+
+/// A thread that can't go back to what it was must not serve anybody else.
+void restore_capabilities(const WorkerCapabilities& capabilities) noexcept {
+  if (!try_capabilities(capabilities)) std::abort();
+}
+
+}  // namespace
+
+void set_thread_capabilities(const WorkerCapabilities& capabilities) {
+  if (!try_capabilities(capabilities)) fail(errno);
 }
 
 Identity::Identity(const ExportOptions& options, bool is_root)
@@ -78,19 +92,6 @@ Identity::Owning::~Owning() {
   if (group_) set_fs_group(0);
   if (groups_) ::syscall(SYS_setgroups, 0, nullptr);
 }
-
-namespace {
-
-/// A thread that can't get back to its own rights must serve nobody.
-void restore_capabilities(const WorkerCapabilities& capabilities) noexcept {
-  try {
-    set_thread_capabilities(capabilities);
-  } catch (const std::system_error&) {
-    std::abort();
-  }
-}
-
-}  // namespace
 
 Identity::Anonymous::Anonymous(const Identity& identity) : identity_(identity) {
   if (!identity.is_root_) return;

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdint>
 #include <initializer_list>
 #include <memory>
 #include <type_traits>
@@ -85,6 +86,10 @@ struct Release {
   }
 };
 
+scmp_arg_cmp argument_is(unsigned number, std::uint64_t value) {
+  return {number, SCMP_CMP_EQ, value, 0};
+}
+
 void check_result(int result) {
   if (result != 0) fail(-result);
 }
@@ -109,12 +114,12 @@ void install_seccomp_filter() {
                                   SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD)));
   // A working directory for each thread, and no namespace.
   check_result(::seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(unshare), 1,
-                                  SCMP_A0(SCMP_CMP_EQ, CLONE_FS)));
+                                  argument_is(0, CLONE_FS)));
   check_result(::seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
-                                  SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME)));
+                                  argument_is(0, PR_SET_NAME)));
   // Its own limits, to look at.
   check_result(::seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 2,
-                                  SCMP_A0(SCMP_CMP_EQ, 0), SCMP_A2(SCMP_CMP_EQ, 0)));
+                                  argument_is(0, 0), argument_is(2, 0)));
   check_result(::seccomp_load(filter.get()));
 }
 
