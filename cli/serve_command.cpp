@@ -49,10 +49,6 @@ struct ServeArguments {
   bool takeover = false;
 };
 
-unsigned choose_threads(unsigned wanted) {
-  return wanted > 0 ? wanted : std::clamp(2 * std::thread::hardware_concurrency(), 4U, 16U);
-}
-
 /// A daemon that the kernel writes memory out through must not wait for memory to be written out.
 /// Threads inherit it. Returns what is to be warned of.
 std::string become_io_flusher() {
@@ -135,7 +131,8 @@ class Worker {
     fuse::ImageFileSystem file_system(
         *image_, device_, arguments_.directory ? fuse::RootKind::directory : fuse::RootKind::file,
         options_.cache, guard, log_);
-    fuse::Session session(device_, file_system, choose_threads(options_.threads), log_);
+    fuse::Session session(device_, file_system,
+                          options_.threads > 0 ? options_.threads : fuse::default_threads(), log_);
     const auto init = read_init();
     file_system.set_replaceable(options_.pending &&
                                 (fuse::offered_flags2(init) & fuse::has_resend) != 0);

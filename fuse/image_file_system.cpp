@@ -64,13 +64,11 @@ void ImageFileSystem::negotiate(fuse_conn_info& connection) {
   connection.want &= ~static_cast<unsigned>(FUSE_CAP_AUTO_INVAL_DATA);
   // Never the writeback cache: the size of a root that is a regular file would stay 0.
   connection.want &= ~static_cast<unsigned>(FUSE_CAP_WRITEBACK_CACHE);
-  connection.want |= connection.capable & (FUSE_CAP_ASYNC_DIO | FUSE_CAP_ASYNC_READ);
+  allow_parallel_requests(connection);
   if (cache_.mode == CachePolicy::Mode::kernel) {
     // Here the kernel itself keeps direct I/O and its cache in step: for synchronous I/O only.
     connection.want &= ~static_cast<unsigned>(FUSE_CAP_ASYNC_DIO);
   }
-  connection.max_background = 64;
-  connection.congestion_threshold = 48;
 }
 
 std::uint32_t ImageFileSystem::choose_flags2(std::uint32_t offered) const {

@@ -41,6 +41,14 @@ void log_for_library(fuse_log_level level, const char* format, va_list arguments
 
 }  // namespace
 
+unsigned default_threads() { return std::clamp(2 * std::thread::hardware_concurrency(), 4U, 16U); }
+
+void allow_parallel_requests(fuse_conn_info& connection) {
+  connection.want |= connection.capable & (FUSE_CAP_ASYNC_DIO | FUSE_CAP_ASYNC_READ);
+  connection.max_background = 64;
+  connection.congestion_threshold = 48;
+}
+
 void Session::DestroySession::operator()(fuse_session* session) const {
   fuse_session_destroy(session);
 }

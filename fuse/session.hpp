@@ -53,6 +53,12 @@ class FileSystem {
   virtual void amend_init(std::uint64_t /*offered*/, fuse_init_out& /*reply*/) {}
 };
 
+/// How many threads serve a session if nobody says: twice the number of processors, from 4 to 16.
+[[nodiscard]] unsigned default_threads();
+
+/// Lets the kernel send many requests at once, for a negotiate().
+void allow_parallel_requests(fuse_conn_info& connection);
+
 class Session {
  public:
   /// Serves with `threads` threads. `device` and `file_system` must outlive the session. Throws

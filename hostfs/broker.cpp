@@ -21,6 +21,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <system_error>
+#include <utility>
 
 #include "fuse/newer_protocol.hpp"
 #include "hostfs/broker_protocol.hpp"
@@ -107,6 +108,7 @@ void Broker::start_worker() {
   const std::array<int, 4> descriptors{device_.get(),
                                        options_.passthrough ? requests[1].get() : nothing.get(),
                                        reports[1].get(), options_.directory};
+  has_moved_ = !options_.moves;
   worker_ = ::fork();
   if (worker_ < 0) throw_errno("cannot fork");
   if (worker_ == 0) become_worker(options_.command, descriptors);
@@ -193,7 +195,10 @@ void Broker::handle_reports(const std::function<void(const std::string&)>& on_re
         if (!std::exchange(told_ready_, true)) on_ready(line);
         break;
       case Report::moved:
-        if (!told_ready_) std::from_chars(line.data(), line.data() + line.size(), worker_);
+        // What it has become may have spoken before it.
+        if (!std::exchange(has_moved_, true)) {
+          std::from_chars(line.data(), line.data() + line.size(), worker_);
+        }
         break;
       case Report::refused:
         if (!told_ready_) refusal_ = without_control_characters(line);

@@ -25,6 +25,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "cowcore/file_descriptor.hpp"
@@ -50,7 +51,10 @@ class FileLocks {
   struct Owner {
     std::uint64_t node;
     std::uint64_t owner;
-    auto operator<=>(const Owner&) const = default;
+    bool operator==(const Owner&) const = default;
+    bool operator<(const Owner& other) const {
+      return std::tie(node, owner) < std::tie(other.node, other.owner);
+    }
   };
 
   enum class Outcome {

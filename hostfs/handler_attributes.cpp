@@ -15,10 +15,6 @@
 namespace cowfs::hostfs {
 namespace {
 
-void check(int result) {
-  if (result != 0) fail(errno);
-}
-
 timespec time_of(std::uint32_t valid, std::uint32_t given, std::uint32_t now, std::uint64_t seconds,
                  std::uint32_t nanoseconds) {
   if ((valid & now) != 0) return {0, UTIME_NOW};
@@ -157,7 +153,7 @@ std::string Handler::host_link_text(const Node& node) const {
 }
 
 std::string Handler::shown_link_text(const Node& node) const {
-  const auto text = host_link_text(node);
+  auto text = host_link_text(node);
   switch (fs_.options_.symlinks) {
     case SymlinkPolicy::refuse:
       fail(EPERM);

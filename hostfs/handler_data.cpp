@@ -16,10 +16,6 @@ namespace {
 /// How much one request copies at most; it keeps a thread so long.
 constexpr std::uint64_t longest_copy = std::uint64_t{64} << 20;
 
-void check(int result) {
-  if (result != 0) fail(errno);
-}
-
 off_t offset_of(std::uint64_t offset) {
   if (offset > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max())) fail(EINVAL);
   return static_cast<off_t>(offset);

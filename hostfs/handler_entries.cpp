@@ -26,10 +26,6 @@ void set_timeout(double seconds, std::uint64_t& whole, std::uint32_t& nanosecond
   nanoseconds = static_cast<std::uint32_t>((seconds - std::floor(seconds)) * 1e9);
 }
 
-void check(int result) {
-  if (result != 0) fail(errno);
-}
-
 }  // namespace
 
 /// While it is there, what is made belongs to whoever asked, and has the mode that they asked for.

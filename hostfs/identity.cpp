@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 
 #include "hostfs/message.hpp"
 
@@ -34,14 +35,29 @@ WorkerCapabilities needed_capabilities(const ExportOptions& options, bool is_roo
   return needed;
 }
 
-void set_thread_capabilities(const WorkerCapabilities& capabilities) {
+namespace {
+
+bool try_capabilities(const WorkerCapabilities& capabilities) noexcept {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   std::array<__user_cap_data_struct, 2> data{};
-  for (std::size_t half = 0; half < data.size(); ++half) {
-    data[half].effective = static_cast<std::uint32_t>(capabilities.effective >> (32 * half));
-    data[half].permitted = static_cast<std::uint32_t>(capabilities.permitted >> (32 * half));
+  auto* half = data.data();
+  for (const int shift : {0, 32}) {
+    half->effective = static_cast<std::uint32_t>(capabilities.effective >> shift);
+    half->permitted = static_cast<std::uint32_t>(capabilities.permitted >> shift);
+    ++half;
   }
-  if (::syscall(SYS_capset, &header, data.data()) != 0) fail(errno);
+  return ::syscall(SYS_capset, &header, data.data()) == 0;
+}
+
+/// A thread that can't go back to what it was must not serve anybody else.
+void restore_capabilities(const WorkerCapabilities& capabilities) noexcept {
+  if (!try_capabilities(capabilities)) std::abort();
+}
+
+}  // namespace
+
+void set_thread_capabilities(const WorkerCapabilities& capabilities) {
+  if (!try_capabilities(capabilities)) fail(errno);
 }
 
 Identity::Identity(const ExportOptions& options, bool is_root)
@@ -88,7 +104,7 @@ Identity::Anonymous::Anonymous(const Identity& identity) : identity_(identity) {
 
 Identity::Anonymous::~Anonymous() {
   if (!identity_.is_root_) return;
-  set_thread_capabilities(identity_.capabilities_);
+  restore_capabilities(identity_.capabilities_);
   set_fs_user(0);
   set_fs_group(0);
 }
@@ -101,7 +117,7 @@ Identity::KeepingSetIds::KeepingSetIds(const Identity& identity) : identity_(ide
 }
 
 Identity::KeepingSetIds::~KeepingSetIds() {
-  if (identity_.is_root_) set_thread_capabilities(identity_.capabilities_);
+  if (identity_.is_root_) restore_capabilities(identity_.capabilities_);
 }
 
 }  // namespace cowfs::hostfs

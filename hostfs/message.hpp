@@ -21,6 +21,11 @@ namespace cowfs::hostfs {
   throw std::system_error(error, std::generic_category());
 }
 
+/// For the result of a system call that has nothing else to tell.
+inline void check(int result) {
+  if (result != 0) fail(errno);
+}
+
 class MessageReader {
  public:
   explicit MessageReader(std::span<const std::byte> body) : rest_(body) {}

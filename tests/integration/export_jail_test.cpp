@@ -231,20 +231,20 @@ TEST_F(ExportJail, RefusesToStartWithoutASandbox) {
 }
 
 TEST_F(ExportJail, RefusesToStartWhenAStepOfTheSandboxFails) {
-  for (const auto& [call, why] :
+  for (const auto& step :
        {std::pair{SCMP_SYS(pivot_root), "the sandbox: cannot change its root: "},
         std::pair{SCMP_SYS(open_tree), "the sandbox: cannot copy the directory's mount: "},
         std::pair{SCMP_SYS(fsopen), "the sandbox: cannot make a /proc of its own: "},
         std::pair{SCMP_SYS(clone), "the sandbox: cannot make namespaces: "}}) {
     Worker without([&] {
-      forbid(call);
+      forbid(step.first);
       const auto done = cowfs({"export", host().string(), mounted().string()});
-      if (done.status != 1 || done.err.find(why) == std::string::npos) {
+      if (done.status != 1 || done.err.find(step.second) == std::string::npos) {
         throw std::runtime_error(done.err);
       }
     });
     const auto outcome = without.wait();
-    EXPECT_EQ(outcome.status, 0) << why << outcome.err;
+    EXPECT_EQ(outcome.status, 0) << step.second << outcome.err;
     EXPECT_THAT(cowfs_mount_points(), IsEmpty());
     EXPECT_TRUE(eventually([] { return cowfs_processes().empty(); }));
   }
