@@ -66,7 +66,8 @@ ExportFileSystem::ExportFileSystem(ExportSetup setup, const fuse::Device& device
       files_(open_limit(options_.max_open)),
       locks_(lock_limit(),
              [this](std::uint64_t unique, int error) { device_.reply_error(unique, error); }),
-      passthrough_(std::move(setup.broker)) {}
+      passthrough_(std::move(setup.broker)),
+      pruner_(nodes_, device) {}
 
 const fuse_lowlevel_ops& ExportFileSystem::operations() const {
   static const fuse_lowlevel_ops nothing{};  // the handler answers everything

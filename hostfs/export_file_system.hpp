@@ -32,6 +32,7 @@
 #include "hostfs/options.hpp"
 #include "hostfs/own_files.hpp"
 #include "hostfs/passthrough.hpp"
+#include "hostfs/pruner.hpp"
 
 namespace cowfs::hostfs {
 
@@ -99,6 +100,7 @@ class ExportFileSystem final : public fuse::FileSystem {
   OpenFiles files_;
   FileLocks locks_;
   Passthrough passthrough_;
+  Pruner pruner_;
   mutable std::mutex metadata_mutex_;  ///< held while metadata is read, changed and written
   std::mutex content_mutex_;           ///< guards the nodes' content_mark
   // Agreed on before the first request:

@@ -74,7 +74,9 @@ fuse_entry_out Handler::entry_of(Found found) {
   const auto type = found.status.st_mode & S_IFMT;
   const FileKey key{found.status.st_dev, found.status.st_ino};
   const auto attributes = fs_.attributes_of(found.status, fs_.metadata_of(found.fd.get(), type));
-  return timed_entry(fs_.nodes_.add(std::move(found.fd), key, type), attributes);
+  const auto id = fs_.nodes_.add(std::move(found.fd), key, type);
+  fs_.pruner_.note_size(fs_.nodes_.size());
+  return timed_entry(id, attributes);
 }
 
 std::optional<fuse_entry_out> Handler::look_up(int directory, const char* name) {

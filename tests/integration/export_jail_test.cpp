@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/utsname.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -291,6 +292,25 @@ TEST_F(ExportJail, LimitsAreErrorsAndNotTheEnd) {
   EXPECT_EQ(error, ENFILE);
   EXPECT_TRUE(eventually([&] { return ::access(mounted("0").c_str(), R_OK) == 0; }));
   EXPECT_EQ(content_of(mounted("0")), "x");
+}
+
+TEST_F(ExportJail, MoreFilesThanTheLimitCanBeVisitedOneAfterTheOther) {
+  utsname system{};
+  ::uname(&system);
+  int major = 0;
+  int minor = 0;
+  std::sscanf(system.release, "%d.%d", &major, &minor);
+  if (std::pair(major, minor) < std::pair(6, 18)) {
+    GTEST_SKIP() << "Linux " << system.release << " can't be asked to forget inodes (6.18 can)";
+  }
+  constexpr int files = 1000;
+  for (int i = 0; i < files; ++i) put_content(host(std::to_string(i)), "x");
+  const Exported exported(host(), mounted(), "max-inodes=100");
+  for (int i = 0; i < files; ++i) {
+    // A flood may be quicker than the kernel forgets: then there is room a moment later.
+    EXPECT_TRUE(eventually([&] { return ::access(mounted(std::to_string(i)).c_str(), R_OK) == 0; }))
+        << i;
+  }
 }
 
 TEST_F(ExportJail, AnOrdinaryUsersIsInAUserNamespace) {
