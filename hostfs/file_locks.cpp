@@ -41,23 +41,23 @@ FileLocks::~FileLocks() {
   thread_.join();
 }
 
-std::shared_ptr<const FileLocks::Held> FileLocks::held_by(const Owner& owner, std::uint32_t pid,
+std::shared_ptr<const FileLocks::Held> FileLocks::held_by(const Asking& asking,
                                                           const OpenFile& open) {
   {
     const std::lock_guard guard(mutex_);
-    if (const auto found = held_.find(owner); found != held_.end()) return found->second;
+    if (const auto found = held_.find(asking.owner); found != held_.end()) return found->second;
     if (held_.size() >= limit_) fail(ENOLCK);
   }
-  auto made = std::make_shared<const Held>(Held{open(), pid});
+  auto made = std::make_shared<const Held>(Held{open(), asking.pid, asking.handle});
   const std::lock_guard guard(mutex_);
-  return held_.try_emplace(owner, std::move(made)).first->second;
+  return held_.try_emplace(asking.owner, std::move(made)).first->second;
 }
 
-FileLocks::Outcome FileLocks::set(const Owner& owner, std::uint32_t pid, const struct flock& lock,
-                                  bool wait, std::uint64_t unique, const OpenFile& open) {
+FileLocks::Outcome FileLocks::set(const Asking& asking, const struct flock& lock, bool wait,
+                                  std::uint64_t unique, const OpenFile& open) {
   if (lock.l_type == F_UNLCK) {
     const std::lock_guard guard(mutex_);
-    const auto found = held_.find(owner);
+    const auto found = held_.find(asking.owner);
     if (found == held_.end()) return Outcome::done;
     auto wanted = lock;
     if (::fcntl(found->second->fd.get(), F_OFD_SETLK, &wanted) != 0) fail(errno);
@@ -65,7 +65,7 @@ FileLocks::Outcome FileLocks::set(const Owner& owner, std::uint32_t pid, const s
     changed_.notify_all();
     return Outcome::done;
   }
-  auto held = held_by(owner, pid, open);
+  auto held = held_by(asking, open);
   auto wanted = lock;
   if (::fcntl(held->fd.get(), F_OFD_SETLK, &wanted) == 0) {
     // A read lock in the place of a write lock lets others in as well.
@@ -76,7 +76,7 @@ FileLocks::Outcome FileLocks::set(const Owner& owner, std::uint32_t pid, const s
   }
   if (!is_conflict(errno)) fail(errno);
   if (!wait) return Outcome::would_wait;
-  return put_aside({unique, std::move(held), {}, lock, 0, owner.node});
+  return put_aside({unique, std::move(held), {}, lock, 0, asking.owner.node});
 }
 
 struct flock FileLocks::test(const Owner& owner, const struct flock& lock, const OpenFile& open) {
@@ -85,7 +85,7 @@ struct flock FileLocks::test(const Owner& owner, const struct flock& lock, const
     const std::lock_guard guard(mutex_);
     if (const auto found = held_.find(owner); found != held_.end()) held = found->second;
   }
-  if (!held) held = std::make_shared<const Held>(Held{open(), 0});
+  if (!held) held = std::make_shared<const Held>(Held{open(), 0, 0});
   auto wanted = lock;
   wanted.l_pid = 0;
   if (::fcntl(held->fd.get(), F_OFD_GETLK, &wanted) != 0) fail(errno);
@@ -144,9 +144,19 @@ void FileLocks::drop(const Owner& owner) {
   changed_.notify_all();
 }
 
-void FileLocks::retry() {
+void FileLocks::release(std::uint64_t node, std::uint64_t handle) {
+  std::vector<std::shared_ptr<const Held>> closed_without_lock;
   const std::lock_guard guard(mutex_);
-  if (waiting_.empty()) return;
+  auto at = held_.lower_bound({node, 0});
+  while (at != held_.end() && at->first.node == node) {
+    if (at->second->handle == handle) {
+      closed_without_lock.push_back(std::move(at->second));
+      at = held_.erase(at);
+    } else {
+      ++at;
+    }
+  }
+  if (closed_without_lock.empty() && waiting_.empty()) return;
   ++given_up_;
   changed_.notify_all();
 }

@@ -7,6 +7,11 @@
 // all, as POSIX has it when a process closes a file. (flock(2) needs nothing of the kind: a handle
 // is an open file already.)
 //
+// Of F_OFD_SETLK over there the owner is an open file, and the kernel does not say so, nor that its
+// locks are to go when it does. But such an owner uses one handle only; and of a process, which
+// closes a handle before that is released, nothing is left then. So a handle that is released takes
+// with it the owners that had their first lock by it.
+//
 // A call that waits must not keep a thread that serves. It is tried; if it would wait it is put
 // aside, and one thread tries all that are aside again: at once when a lock of this export is
 // given up, and every few milliseconds for those whose holder is elsewhere. What a guest can pile
@@ -63,10 +68,17 @@ class FileLocks {
     waits,  ///< the request is answered later
   };
 
-  /// Sets or removes a lock of `owner`; `open` makes an open file for one who has none yet. With
-  /// `wait`, the request `unique` is put aside rather than refused. Throws std::system_error.
-  Outcome set(const Owner& owner, std::uint32_t pid, const struct flock& lock, bool wait,
-              std::uint64_t unique, const OpenFile& open);
+  /// By whom a lock is asked for, and through which open file.
+  struct Asking {
+    Owner owner;
+    std::uint32_t pid;
+    std::uint64_t handle;
+  };
+
+  /// Sets or removes a lock; `open` makes an open file for an owner who has none yet. With `wait`,
+  /// the request `unique` is put aside rather than refused. Throws std::system_error.
+  Outcome set(const Asking& asking, const struct flock& lock, bool wait, std::uint64_t unique,
+              const OpenFile& open);
 
   /// Who is in the way of a lock; l_type is F_UNLCK if nobody is, l_pid 0 if it is not known.
   /// Throws std::system_error.
@@ -77,8 +89,9 @@ class FileLocks {
 
   /// The owner has closed a descriptor of this file: its locks are gone.
   void drop(const Owner& owner);
-  /// A file was closed, and its locks of flock(2) went with it: those who wait try again.
-  void retry();
+  /// A handle was released; locks of flock(2) went with it, and those of F_OFD_SETLK go: those who
+  /// wait try again.
+  void release(std::uint64_t node, std::uint64_t handle);
   /// Nobody has the file open any more.
   void drop_node(std::uint64_t node);
 
@@ -90,6 +103,7 @@ class FileLocks {
   struct Held {
     core::FileDescriptor fd;
     std::uint32_t pid;
+    std::uint64_t handle;  ///< by which the owner had its first lock
   };
   struct Waiting {
     std::uint64_t unique;
@@ -102,7 +116,7 @@ class FileLocks {
   static constexpr std::chrono::milliseconds shortest_pause{1};
   static constexpr std::chrono::milliseconds longest_pause{64};
 
-  std::shared_ptr<const Held> held_by(const Owner& owner, std::uint32_t pid, const OpenFile& open);
+  std::shared_ptr<const Held> held_by(const Asking& asking, const OpenFile& open);
   Outcome put_aside(Waiting waiting);
   [[nodiscard]] bool was_interrupted(std::uint64_t unique);
   void work(const std::stop_token& stop);

@@ -129,7 +129,7 @@ void Handler::release(Request& request) {
   const auto in = request.in.take<fuse_release_in>();
   { (void)fs_.files_.pin(in.fh, request.header.nodeid); }  // it must be this node's
   unregister_open(request.header.nodeid, in.fh);
-  fs_.locks_.retry();  // those of flock(2) went with it
+  fs_.locks_.release(request.header.nodeid, in.fh);
   answer_done(request);
 }
 

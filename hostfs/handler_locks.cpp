@@ -51,8 +51,9 @@ void Handler::set_lock(Request& request, bool wait) {
                                                   : LOCK_UN;
     outcome = fs_.locks_.set_whole(file.fd(), operation, wait, unique);
   } else {
-    outcome = fs_.locks_.set({request.header.nodeid, in.owner}, in.lk.pid, host_lock(in.lk), wait,
-                             unique, [&] { return open_for_locks(fs_.own_files_, file.fd()); });
+    outcome =
+        fs_.locks_.set({{request.header.nodeid, in.owner}, in.lk.pid, in.fh}, host_lock(in.lk),
+                       wait, unique, [&] { return open_for_locks(fs_.own_files_, file.fd()); });
   }
   switch (outcome) {
     case FileLocks::Outcome::done:

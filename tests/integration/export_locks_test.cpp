@@ -88,6 +88,23 @@ TEST_F(ExportLocks, OfFlockHoldEverywhere) {
   }
 }
 
+TEST_F(ExportLocks, OfOpenFilesGoWithThem) {
+  for (const auto& mine : places_) {
+    auto file = open_file(mine, O_RDWR);
+    // The kernel tells of the last close of a file a little later.
+    ASSERT_TRUE(eventually([&] { return lock_error(file, F_WRLCK, F_OFD_SETLK) == 0; })) << mine;
+    const auto is_free = [&] {
+      const auto other = open_file(places_[1], O_RDWR);
+      return lock_error(other, F_WRLCK, F_OFD_SETLK) == 0;
+    };
+    // Another descriptor of the file that is closed changes nothing.
+    { const auto another = open_file(mine, O_RDONLY); }
+    EXPECT_FALSE(is_free()) << mine;
+    file = {};
+    EXPECT_TRUE(eventually(is_free)) << mine;
+  }
+}
+
 TEST_F(ExportLocks, WaitUntilTheyAreGivenUp) {
   for (const auto& mine : places_) {
     const auto file = open_file(mine, O_RDWR);
