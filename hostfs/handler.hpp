@@ -101,7 +101,7 @@ class Handler final : public fuse::RequestHandler {
   void change_owner(const Node& node, const fuse_setattr_in& in);
   void change_size(const Request& request, const Node& node, const fuse_setattr_in& in);
   void change_times(const Node& node, const fuse_setattr_in& in);
-  void change_metadata(const Node& node, const fuse_setattr_in& in);
+  void change_metadata(const Node& node, const fuse_setattr_in& in, bool names_nobody);
   [[nodiscard]] std::string host_link_text(const Node& node) const;
   [[nodiscard]] std::string shown_link_text(const Node& node) const;
   [[nodiscard]] std::size_t depth_of(int fd) const;

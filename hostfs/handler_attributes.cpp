@@ -43,14 +43,17 @@ void Handler::getattr(Request& request) {
 void Handler::setattr(Request& request) {
   const auto in = request.in.take<fuse_setattr_in>();
   const auto node = fs_.nodes_.pin(request.header.nodeid);
+  constexpr std::uint32_t owners = FATTR_UID | FATTR_GID;
+  constexpr std::uint32_t times = FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW;
+  // A chown(2) that names nobody still takes away set-ID bits.
+  const bool names_nobody = (in.valid & (owners | times | FATTR_MODE | FATTR_SIZE)) == 0;
   if (fs_.keeps_metadata()) {
-    change_metadata(*node, in);
+    change_metadata(*node, in, names_nobody);
   } else {
-    if ((in.valid & (FATTR_UID | FATTR_GID)) != 0) change_owner(*node, in);
+    if ((in.valid & owners) != 0 || names_nobody) change_owner(*node, in);
     if ((in.valid & FATTR_MODE) != 0) change_mode(request, *node, in.mode & 07777);
   }
   if ((in.valid & FATTR_SIZE) != 0) change_size(request, *node, in);
-  constexpr std::uint32_t times = FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW;
   if ((in.valid & times) != 0) change_times(*node, in);
   answer_attributes(request, node->fd.get());
 }
@@ -105,14 +108,14 @@ void Handler::change_times(const Node& node, const fuse_setattr_in& in) {
 }
 
 /// With metadata=xattr: what is not the host's.
-void Handler::change_metadata(const Node& node, const fuse_setattr_in& in) {
+void Handler::change_metadata(const Node& node, const fuse_setattr_in& in, bool names_nobody) {
   constexpr std::uint32_t kept = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_KILL_SUIDGID;
-  if ((in.valid & kept) == 0) return;
+  if ((in.valid & kept) == 0 && !names_nobody) return;
   const std::lock_guard guard(fs_.metadata_mutex_);
   const auto now = fs_.attributes_of(node.fd.get());
   Metadata metadata{now.mode, now.uid, now.gid, now.rdev};
   const bool may_run = S_ISREG(now.mode);
-  const bool new_owner = (in.valid & (FATTR_UID | FATTR_GID)) != 0;
+  const bool new_owner = (in.valid & (FATTR_UID | FATTR_GID)) != 0 || names_nobody;
   if (may_run && (new_owner || (in.valid & FATTR_KILL_SUIDGID) != 0)) {
     metadata.mode &= ~static_cast<mode_t>(S_ISUID);
     if ((metadata.mode & S_IXGRP) != 0) metadata.mode &= ~static_cast<mode_t>(S_ISGID);

@@ -31,11 +31,12 @@ void set_timeout(double seconds, std::uint64_t& whole, std::uint32_t& nanosecond
 /// While it is there, what is made belongs to whoever asked, and has the mode that they asked for.
 class Handler::Making {
  public:
-  Making(Handler& handler, Request& request, mode_t umask) {
+  Making(Handler& handler, Request& request, mode_t mode, mode_t umask) {
     ::umask(umask & 0777);
-    if (handler.fs_.identity_.can_act_as_others() && !request.squashed) {
-      owning_.emplace(handler.fs_.identity_, handler.caller_of(request));
-    }
+    if (!handler.fs_.identity_.can_act_as_others() || request.squashed) return;
+    owning_.emplace(handler.fs_.identity_, handler.caller_of(request));
+    // The kernel of the mount has taken away what the caller may not set.
+    if ((mode & S_ISGID) != 0) keeping_.emplace(handler.fs_.identity_);
   }
   Making(const Making&) = delete;
   Making& operator=(const Making&) = delete;
@@ -43,6 +44,7 @@ class Handler::Making {
 
  private:
   std::optional<Identity::Owning> owning_;
+  std::optional<Identity::KeepingSetIds> keeping_;
 };
 
 /// To be called when the names were taken off the request: the extensions follow them.
@@ -165,7 +167,7 @@ void Handler::make_kept_node(Request& request, const Node& parent, const char* n
 }
 
 void Handler::make_plain_node(Request& request, int parent, const char* name, const NewFile& file) {
-  const Making making(*this, request, file.umask);
+  const Making making(*this, request, file.mode, file.umask);
   if (S_ISDIR(file.mode)) {
     check(::mkdirat(parent, name, file.mode & 07777));
   } else {
@@ -230,7 +232,7 @@ void Handler::symlink(Request& request) {
   if (fs_.keeps_metadata()) {
     make_kept_node(request, *parent, name, {S_IFLNK | 0777, 0, 0}, std::as_bytes(std::span(text)));
   } else {
-    const Making making(*this, request, 0);
+    const Making making(*this, request, 0, 0);
     check(::symlinkat(text.c_str(), parent->fd.get(), name));
   }
   answer_entry(request, parent->fd.get(), name);
@@ -305,7 +307,7 @@ core::FileDescriptor Handler::open_new(Request& request, const Node& parent, con
     fs_.set_metadata(fd.get(), metadata);
     return fd;
   }
-  const Making making(*this, request, in.umask);
+  const Making making(*this, request, in.mode, in.umask);
   return core::FileDescriptor(::openat(parent.fd.get(), name, flags, in.mode & 07777));
 }
 
@@ -361,7 +363,7 @@ void Handler::tmpfile(Request& request) {
     fs_.set_metadata(fd.get(),
                      metadata_for(request, *parent, {S_IFREG | (in.mode & 07777), in.umask, 0}));
   } else {
-    const Making making(*this, request, in.umask);
+    const Making making(*this, request, in.mode, in.umask);
     fd = core::FileDescriptor(::openat(parent->fd.get(), ".", flags, in.mode & 07777));
     if (!fd) fail(errno);
   }

@@ -138,6 +138,31 @@ TEST_P(SetIds, GoWhenAnOrdinaryUserWritesAndStayWhenRootDoes) {
       0777U);
 }
 
+TEST_P(SetIds, AreMadeAsOnTheHost) {
+  ASSERT_EQ(::chmod(host().c_str(), 02777), 0);
+  ASSERT_EQ(::chown(host().c_str(), 0, bob), 0);
+  const Exported exported(host(), mounted(), GetParam());
+  const auto before = ::umask(0);
+  EXPECT_EQ(error_of_call(make("roots", 02775)), 0);
+  ::umask(before);
+  EXPECT_EQ(error_as(alice, [&] { return make("hers", 02775); }), 0);
+  EXPECT_EQ(status_of(mounted("roots")).st_mode & 07777U, 02775U);
+  EXPECT_EQ(status_of(mounted("hers")).st_mode & 07777U, 0775U);
+  EXPECT_EQ(status_of(mounted("roots")).st_gid, bob);
+}
+
+TEST_P(SetIds, GoWithAChangeOfOwnerThatNamesNobody) {
+  const Exported exported(host(), mounted(), GetParam());
+  ASSERT_EQ(error_of_call(make("file")), 0);
+  ASSERT_EQ(::chown(mounted("file").c_str(), alice, alice), 0);
+  ASSERT_EQ(::chmod(mounted("file").c_str(), 06755), 0);
+  constexpr auto nobody_named = static_cast<uid_t>(-1);
+  EXPECT_EQ(
+      error_as(alice, [&] { return ::chown(mounted("file").c_str(), nobody_named, nobody_named); }),
+      0);
+  EXPECT_EQ(status_of(mounted("file")).st_mode & 07777U, 0755U);
+}
+
 TEST_F(ExportAccess, AsAUserItHasThatUsersRights) {
   put_content(host("roots"), "secret");
   ASSERT_EQ(::chmod(host("roots").c_str(), 0600), 0);
