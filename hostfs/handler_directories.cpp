@@ -4,6 +4,7 @@
 // left out. A file's position is the host's own, so a listing goes on where it was whatever is
 // made and removed meanwhile, as on the host.
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -100,7 +101,9 @@ bool Handler::add_plain(Listing& listing, const DirectoryRecord& record, int dir
   const std::string_view name(record.name);
   const bool may_be_hidden = fs_.hidden_ && fs_.hidden_->inode == record.inode && !is_dot(name);
   if (may_be_hidden && !fs_.find_entry(directory, record.name)) return true;
-  return listing.add(dirent_of(record, name), name);
+  auto entry = dirent_of(record, name);
+  if (fs_.keeps_metadata() && entry.type == DT_REG) entry.type = DT_UNKNOWN;
+  return listing.add(entry, name);
 }
 
 bool Handler::add_with_attributes(Listing& listing, const DirectoryRecord& record, int directory) {
