@@ -90,20 +90,34 @@ constexpr std::array differences{
     Difference{"offsets past the largest file of the host's file system",
                "are refused later, by the file system: the kernel's FUSE has a limit of its own",
                [](const Way& /*way*/, const Call& call, const Side& model) {
-                 if (!is(call, {"lseek", "sendfile", "copy_file_range"})) return false;
                  const auto fd = model.fd(call.slot);
+                 if (is(call, {"pwrite", "pwritev2"})) {
+                   return call.offset >= largest_offset && has_set_ids(fd);  // gone nevertheless
+                 }
+                 if (!is(call, {"lseek", "sendfile", "copy_file_range"})) return false;
                  return std::max({call.offset, size_of(fd) + (call.offset & 0xffff),
                                   ::lseek(fd, 0, SEEK_CUR) + (call.offset & 0xffff)}) >=
                         largest_offset;
+               }},
+    Difference{"positions in directories", "are numbers of the file system's own",
+               [](const Way& /*way*/, const Call& call, const Side& model) {
+                 return is(call, {"lseek"}) && S_ISDIR(mode_of(model.fd(call.slot)));
                }},
     Difference{"the error for attributes of no known kind",
                "is the one for an attribute that is not there, as for those that are not shown",
                [](const Way& /*way*/, const Call& call, const Side& /*model*/) {
                  return is(call, {"getxattr"}) && posix::names_unknown_attribute(call);
                }},
-    Difference{"O_DIRECT without kernel passthrough", "asks for no alignment",
+    Difference{"an O_APPEND that is taken away", "stays where there is kernel passthrough",
                [](const Way& way, const Call& call, const Side& model) {
-                 return !way.passthrough &&
+                 const int flags = ::fcntl(model.fd(call.slot), F_GETFL);
+                 return way.passthrough && is(call, {"flags"}) && flags >= 0 &&
+                        (flags & O_APPEND) != 0;
+               }},
+    Difference{"O_DIRECT without kernel passthrough, and in copy_file_range",
+               "asks for no alignment",
+               [](const Way& way, const Call& call, const Side& model) {
+                 return (!way.passthrough || is(call, {"copy_file_range"})) &&
                         (is_direct(model.fd(call.slot)) || is_direct(model.fd(call.other_slot)));
                }},
     Difference{"fallocate that shifts content", "is no part of the kernel's FUSE",

@@ -41,6 +41,12 @@ foreach(fs IN ITEMS ext4 xfs btrfs)
   cowfs_shell_test(merge-${fs} merge-file-systems.sh ${fs})
 endforeach()
 
+foreach(use IN ITEMS tree build git rsync tar system find)
+  cowfs_shell_test(export-${use} export-real-use.sh ${use})
+endforeach()
+cowfs_shell_test(export-sqlite export-sqlite.sh)
+cowfs_shell_test(export-killed export-killed.sh)
+
 cowfs_shell_test(huge-image huge-image.sh)
 cowfs_shell_test(installed-library installed-library.sh)
 cowfs_shell_test(look-tools look-tools.sh)
