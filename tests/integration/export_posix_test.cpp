@@ -5,7 +5,7 @@
 // What is known to differ is in one table below, with the reason. A call that it concerns is not
 // made; all others must give the same.
 //
-//   COWFS_POSIX_SEQUENCES   how many sequences of calls each test makes (250 unless it is set)
+//   COWFS_POSIX_SEQUENCES   how many sequences of calls each test makes (150 unless it is set)
 //   COWFS_POSIX_FIRST       the number of the first one (0), to see one of them again
 //   COWFS_TEST_SEED         see TestRandom; a failure prints it
 
@@ -263,7 +263,7 @@ void ExportPosix::run_sequence(std::uint64_t number) {
 
 TEST_P(ExportPosix, DoesWhatTheHostDoes) {
   const auto first = number_from("COWFS_POSIX_FIRST", 0);
-  const auto count = number_from("COWFS_POSIX_SEQUENCES", 250);
+  const auto count = number_from("COWFS_POSIX_SEQUENCES", 150);
   for (auto number = first; number < first + count && !HasFailure(); ++number) run_sequence(number);
 }
 
