@@ -46,6 +46,7 @@ foreach(use IN ITEMS tree build git rsync tar system find)
 endforeach()
 cowfs_shell_test(export-sqlite export-sqlite.sh)
 cowfs_shell_test(export-killed export-killed.sh)
+cowfs_shell_test(export-stress export-stress.sh)
 
 cowfs_shell_test(huge-image huge-image.sh)
 cowfs_shell_test(installed-library installed-library.sh)
