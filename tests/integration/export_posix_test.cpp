@@ -30,7 +30,6 @@ namespace {
 
 namespace fs = boost::filesystem;
 using posix::Call;
-using posix::Outcome;
 using posix::Side;
 
 constexpr int calls_of_a_sequence = 25;

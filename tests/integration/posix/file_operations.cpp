@@ -183,7 +183,7 @@ long use_mapping(Side& side, const Call& call, std::string& read) {
   if (writes) {
     const auto begin = std::min<std::size_t>(there, call.choice >> 16 & 0x3fff);
     const auto text = pattern(call, std::min(call.length, there - begin));
-    std::memcpy(bytes + begin, text.data(), text.size());
+    std::ranges::copy(text, bytes + begin);
   }
   const long result = ::msync(at, length, MS_SYNC);
   ::munmap(at, length);
