@@ -129,6 +129,8 @@ int run(const std::vector<std::string>& arguments, const Streams& streams) {
   add_reset_command(app, streams, chosen);
   add_restart_command(app, streams, chosen);
   add_serve_command(app, streams, chosen);
+  add_export_command(app, streams, chosen);
+  add_serve_export_command(app, streams, chosen);
   add_check_command(app, streams, chosen);
   add_map_command(app, streams, chosen);
   add_compare_command(app, streams, chosen);

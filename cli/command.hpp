@@ -44,6 +44,8 @@ void add_mount_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_umount_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_restart_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_serve_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_export_command(CLI::App& app, const Streams& streams, Action& chosen);
+void add_serve_export_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_check_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_compare_command(CLI::App& app, const Streams& streams, Action& chosen);
 void add_map_command(CLI::App& app, const Streams& streams, Action& chosen);

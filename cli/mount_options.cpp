@@ -3,13 +3,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <array>
 #include <charconv>
-#include <optional>
 #include <string_view>
 
 #include "cli/command.hpp"
+#include "cli/option_list.hpp"
 
 namespace cowfs::cli {
 namespace {
@@ -18,18 +16,10 @@ constexpr std::uint64_t smallest_window = std::uint64_t{1} << 20;
 constexpr unsigned most_threads = 256;
 constexpr unsigned longest_seconds = 86400;
 
-[[noreturn]] void refuse(std::string_view option, std::string_view problem) {
-  throw UsageError(fmt::format("-o {}: {}; see `cowfs mount --help`", option, problem));
-}
+constexpr std::string_view this_command = "mount";
 
-unsigned parse_number(std::string_view option, std::string_view text, unsigned least,
-                      unsigned most) {
-  unsigned value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || value < least || value > most) {
-    refuse(option, fmt::format("takes a number from {} to {}", least, most));
-  }
-  return value;
+[[noreturn]] void refuse(std::string_view option, std::string_view problem) {
+  refuse_option(option, problem, this_command);
 }
 
 fuse::CachePolicy parse_cache(std::string_view option, std::string_view value) {
@@ -52,20 +42,8 @@ fuse::CachePolicy parse_cache(std::string_view option, std::string_view value) {
   return policy;
 }
 
-bool is_generic(std::string_view option) {
-  static constexpr std::array names{
-      "rw",    "defaults", "auto",    "noauto",   "dev",      "nodev",      "suid",   "nosuid",
-      "exec",  "noexec",   "user",    "nouser",   "users",    "owner",      "group",  "nofail",
-      "async", "atime",    "noatime", "relatime", "diratime", "nodiratime", "_netdev"};
-  return option.substr(0, 2) == "x-" || option.substr(0, 8) == "comment=" ||
-         std::ranges::find(names, option) != names.end();
-}
-
-void apply(std::string_view option, GenericOptions generic, ImageMountOptions& options) {
-  const auto equals = option.find('=');
-  const auto name = option.substr(0, equals);
-  const auto value = equals == std::string_view::npos ? std::optional<std::string_view>()
-                                                      : option.substr(equals + 1);
+void apply(const ListedOption& listed, GenericOptions generic, ImageMountOptions& options) {
+  const auto& [option, name, value] = listed;
   if (option == "ro") {
     options.read_only = true;
   } else if (option == "rw") {
@@ -75,7 +53,8 @@ void apply(std::string_view option, GenericOptions generic, ImageMountOptions& o
   } else if (name == "cache" && value) {
     options.cache = parse_cache(option, *value);
   } else if (name == "commit" && value) {
-    options.commit = std::chrono::seconds(parse_number(option, *value, 0, longest_seconds));
+    options.commit =
+        std::chrono::seconds(parse_option_number(listed, 0, longest_seconds, this_command));
   } else if (option == "pending=on" || option == "pending=off") {
     options.pending = option == "pending=on";
   } else if (option == "backing-change=stop") {
@@ -83,10 +62,11 @@ void apply(std::string_view option, GenericOptions generic, ImageMountOptions& o
   } else if (option == "backing-change=warn") {
     options.backing_change = fuse::BackingChange::warn;
   } else if (name == "watchdog" && value) {
-    options.watchdog = std::chrono::seconds(parse_number(option, *value, 0, longest_seconds));
+    options.watchdog =
+        std::chrono::seconds(parse_option_number(listed, 0, longest_seconds, this_command));
   } else if (name == "threads" && value) {
-    options.threads = parse_number(option, *value, 1, most_threads);
-  } else if (generic == GenericOptions::refuse || !is_generic(option)) {
+    options.threads = parse_option_number(listed, 1, most_threads, this_command);
+  } else if (generic == GenericOptions::refuse || !is_generic_option(option)) {
     refuse(option, "unknown option");
   }
 }
@@ -114,15 +94,7 @@ std::uint64_t parse_size(const std::string& text) {
 ImageMountOptions parse_mount_options(const std::vector<std::string>& lists,
                                       GenericOptions generic) {
   ImageMountOptions options;
-  for (const auto& list : lists) {
-    std::string_view rest = list;
-    while (!rest.empty()) {
-      const auto comma = std::min(rest.find(','), rest.size());
-      const auto option = rest.substr(0, comma);
-      if (!option.empty()) apply(option, generic, options);
-      rest.remove_prefix(std::min(comma + 1, rest.size()));
-    }
-  }
+  for_each_option(lists, [&](const ListedOption& option) { apply(option, generic, options); });
   return options;
 }
 

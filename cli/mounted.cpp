@@ -22,6 +22,9 @@ namespace {
 
 namespace fs = boost::filesystem;
 
+constexpr std::string_view image_type = "fuse.cowfs";
+constexpr std::string_view export_type = "fuse.cowfs-export";
+
 struct UnrefTable {
   void operator()(libmnt_table* table) const { mnt_unref_table(table); }
 };
@@ -30,7 +33,8 @@ struct UnrefTable {
 libmnt_fs* cowfs_mount_at(libmnt_table* table, const fs::path& target) {
   auto* found = mnt_table_find_target(table, target.c_str(), MNT_ITER_BACKWARD);
   const char* type = found != nullptr ? mnt_fs_get_fstype(found) : nullptr;
-  return type != nullptr && std::string_view(type) == "fuse.cowfs" ? found : nullptr;
+  return type != nullptr && (std::string_view(type) == image_type || type == export_type) ? found
+                                                                                          : nullptr;
 }
 
 }  // namespace
@@ -51,10 +55,11 @@ Mounted find_mount(const fs::path& mount_point) {
     found = unusable ? nullptr : cowfs_mount_at(table.get(), target);
   }
   if (found == nullptr) {
-    throw core::Error(mount_point.string(), "is no cowfs mount point",
-                      "the mounts are listed in /proc/self/mountinfo, type fuse.cowfs");
+    throw core::Error(
+        mount_point.string(), "is no cowfs mount point",
+        "the mounts are listed in /proc/self/mountinfo, types fuse.cowfs and fuse.cowfs-export");
   }
-  Mounted mounted{target, 0};
+  Mounted mounted{target, 0, mnt_fs_get_fstype(found) == export_type};
   char* value = nullptr;
   std::size_t length = 0;
   if (mnt_fs_get_option(found, "user_id", &value, &length) == 0) {
@@ -67,16 +72,21 @@ Mounted find_mount(const fs::path& mount_point) {
   return mounted;
 }
 
-core::FileDescriptor open_merged_file(const Mounted& mounted) {
+core::FileDescriptor open_for_control(const Mounted& mounted) {
+  // Of an export nothing but the root: what lies in it is the guest's, a FIFO or a link perhaps.
+  if (mounted.is_export) {
+    return core::FileDescriptor(::open(mounted.target.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  }
   boost::system::error_code unusable;
   const bool is_directory = fs::is_directory(mounted.target, unusable);
   const auto file = is_directory ? mounted.target / "disk" : mounted.target;
   return core::FileDescriptor(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
 }
 
-std::optional<fuse::DaemonStatus> ask_daemon(const core::FileDescriptor& merged) {
+std::optional<fuse::DaemonStatus> ask_daemon(const core::FileDescriptor& control) {
   fuse::DaemonStatus status{};
-  if (!merged || ::ioctl(merged.get(), fuse::get_daemon_status, &status) != 0) return std::nullopt;
+  if (!control || ::ioctl(control.get(), fuse::get_daemon_status, &status) != 0)
+    return std::nullopt;
   return status;
 }
 

@@ -19,7 +19,7 @@ namespace {
 constexpr std::chrono::seconds longest_restart{60};
 
 fuse::DaemonStatus require_status(const Mounted& mounted) {
-  const auto status = ask_daemon(open_merged_file(mounted));
+  const auto status = ask_daemon(open_for_control(mounted));
   if (!status) {
     throw core::Error(mounted.target.string(), "its daemon is dead",
                       "`cowfs umount` it and mount again");
@@ -29,6 +29,10 @@ fuse::DaemonStatus require_status(const Mounted& mounted) {
 
 int restart(const std::string& mount_point) {
   const auto mounted = find_mount(mount_point);
+  if (mounted.is_export) {
+    throw core::Error(mount_point, "is an export, whose worker can't be replaced",
+                      "`cowfs umount` it and export again");
+  }
   const auto before = require_status(mounted);
   if (before.replaceable == 0) {
     throw core::Error(mount_point, "its worker can't be replaced",

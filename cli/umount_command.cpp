@@ -20,10 +20,11 @@ class Daemon {
  public:
   /// Finds it and asks it to put everything on disk. A daemon that is dead already is no error.
   explicit Daemon(const Mounted& mounted) {
-    const auto merged = open_merged_file(mounted);
-    if (!merged) return;
-    if (const auto status = ask_daemon(merged)) process_ = hold_process(mounted, status->pid);
-    if (::fsync(merged.get()) != 0) sync_error_ = errno;
+    const auto control = open_for_control(mounted);
+    if (!control) return;
+    if (const auto status = ask_daemon(control)) process_ = hold_process(mounted, status->pid);
+    // What is written through an export is in the host's own cache.
+    if (!mounted.is_export && ::fsync(control.get()) != 0) sync_error_ = errno;
   }
 
   [[nodiscard]] int sync_error() const { return sync_error_; }
@@ -74,7 +75,8 @@ void add_umount_command(CLI::App& app, const Streams& /*streams*/, Action& chose
   const auto arguments = std::make_shared<Arguments>();
   auto* command = app.add_subcommand(
       "umount", "Unmount; returns when everything is on disk and the daemon is gone");
-  command->add_option("MOUNTPOINT", arguments->mount_point, "Where the image is mounted")
+  command
+      ->add_option("MOUNTPOINT", arguments->mount_point, "Where the image or directory is mounted")
       ->required();
   command->add_flag("--force", arguments->force,
                     "Ask nobody: for a daemon that is gone or hangs; users get errors");

@@ -14,11 +14,12 @@ constexpr SectorCount word_sectors = 64;
 BitmapReader::BitmapReader(const Storage& cow, const CowLayout& layout)
     : cow_(cow), layout_(layout), words_(piece_bytes / sizeof(std::uint64_t)) {}
 
-/// Whether the bytes of the file are known to lie in a hole. One question serves many pieces.
+/// Whether the bytes of the file lie in a hole. One question serves many pieces.
 bool BitmapReader::is_hole(std::uint64_t begin, std::uint64_t end) {
-  if (begin < hole_begin_ || begin >= hole_end_) {
+  if (begin < hole_begin_ || begin >= data_end_) {
     hole_begin_ = begin;
     hole_end_ = cow_.next_data(begin).value_or(~std::uint64_t{0});
+    data_end_ = hole_end_ == ~std::uint64_t{0} ? hole_end_ : cow_.next_hole(hole_end_);
   }
   return end <= hole_end_;
 }

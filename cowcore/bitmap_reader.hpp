@@ -13,7 +13,7 @@ namespace cowfs::core {
 
 /// Reads the bitmap on disk a piece at a time, and holes of it not at all: for operations on a
 /// whole image that nobody writes. (SectorMap keeps what it has read, and bits that are not on disk
-/// yet.) Memory: 64 KiB at any size of the image.
+/// yet.) Memory: 4 KiB at any size of the image.
 ///
 /// Thread safety: one thread at a time. Errors: std::system_error when the bitmap can't be read.
 class BitmapReader {
@@ -31,7 +31,8 @@ class BitmapReader {
   [[nodiscard]] Run run(SectorNumber first, SectorCount limit);
 
  private:
-  static constexpr std::size_t piece_bytes = 65536;
+  /// A block of most file systems: where changes are scattered, little is read in vain.
+  static constexpr std::size_t piece_bytes = 4096;
   static constexpr SectorCount piece_sectors = piece_bytes * 8;
 
   void load(std::uint64_t piece);
@@ -45,8 +46,10 @@ class BitmapReader {
   std::vector<std::uint64_t> words_;
   std::uint64_t loaded_ = ~std::uint64_t{0};  ///< the number of the piece in words_
   bool loaded_is_empty_ = false;
-  std::uint64_t hole_begin_ = 0;  ///< of the hole found last, bytes of the file
+  // What was found last, in bytes of the file: a hole, which may be empty, and data after it.
+  std::uint64_t hole_begin_ = 0;
   std::uint64_t hole_end_ = 0;
+  std::uint64_t data_end_ = 0;
 };
 
 }  // namespace cowfs::core

@@ -12,6 +12,8 @@
 #include <system_error>
 #include <utility>
 
+#include "fuse/newer_protocol.hpp"
+
 namespace cowfs::fuse {
 namespace {
 
@@ -100,8 +102,17 @@ void Device::invalidate(std::uint64_t node, std::uint64_t offset, std::uint64_t 
   (void)send(message);
 }
 
+bool Device::prune(std::span<const std::uint64_t> nodes) const {
+  if (nodes.empty()) return true;
+  NotifyPrune prune{static_cast<std::uint32_t>(nodes.size()), 0, 0};
+  const auto length = sizeof(fuse_out_header) + sizeof prune + nodes.size_bytes();
+  fuse_out_header header{static_cast<std::uint32_t>(length), notify_prune, 0};
+  const iovec ids{const_cast<std::uint64_t*>(nodes.data()), nodes.size_bytes()};
+  const std::array<iovec, 3> message{piece_of(header), piece_of(prune), ids};
+  return send(message) >= 0 || errno != EINVAL;
+}
+
 void Device::request_resend() const {
-  constexpr int notify_resend = 7;  // FUSE_NOTIFY_RESEND, newer than Debian 12's <linux/fuse.h>
   fuse_out_header header{sizeof header, notify_resend, 0};
   const auto piece = piece_of(header);
   (void)send({&piece, 1});

@@ -53,6 +53,10 @@ class Device {
   /// read. So never call this in a thread that answers reads.
   void invalidate(std::uint64_t node, std::uint64_t offset, std::uint64_t length) const;
 
+  /// Asks the kernel to forget inodes that nobody uses. Returns false if it can't be asked (before
+  /// Linux 6.18). What it forgets it tells by requests.
+  [[nodiscard]] bool prune(std::span<const std::uint64_t> nodes) const;
+
   /// Makes the kernel send again all requests that were taken from the connection and not answered
   /// (Linux 6.9 and later; an error of older ones is ignored).
   void request_resend() const;

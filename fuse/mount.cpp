@@ -87,8 +87,9 @@ std::string escaped(const std::string& text) {
 }
 
 std::string library_options(const MountOptions& options) {
-  auto text = fmt::format("fsname={},subtype={},default_permissions", escaped(options.source),
-                          options.subtype);
+  auto text =
+      fmt::format("fsname={},subtype={},nodev,nosuid", escaped(options.source), options.subtype);
+  if (options.default_permissions) text += ",default_permissions";
   if (options.read_only) text += ",ro";
   if (options.allow_other) text += ",allow_other";
   return text;

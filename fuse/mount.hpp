@@ -15,10 +15,11 @@ struct MountOptions {
   std::string subtype;                  ///< the file system type is "fuse.SUBTYPE"
   bool read_only = false;
   bool allow_other = false;
+  bool default_permissions = true;  ///< the kernel checks permissions by mode, owner and group
 };
 
 /// Mounts and returns the connection's descriptor of /dev/fuse. As root by mount(2), otherwise by
-/// way of fusermount3. Permissions are checked by the kernel (default_permissions).
+/// way of fusermount3. Always nodev and nosuid.
 /// Throws core::Error.
 [[nodiscard]] core::FileDescriptor mount(const MountOptions& options);
 

@@ -106,17 +106,19 @@ ssize_t Session::send(std::span<iovec> message) {
   }
   fuse_init_out reply{};
   std::memcpy(&reply, message[1].iov_base, sizeof reply);
-  const auto flags2 = file_system_.choose_flags2(offered_flags2_) & offered_flags2_;
+  const auto offered2 = static_cast<std::uint32_t>(offered_flags_ >> 32);
+  const auto flags2 = file_system_.choose_flags2(offered2) & offered2;
   if (flags2 != 0) {
     reply.flags |= FUSE_INIT_EXT;
     reply.flags2 |= flags2;
   }
+  file_system_.amend_init(offered_flags_, reply);
   const std::array<iovec, 2> changed{message[0], iovec{&reply, sizeof reply}};
   return device_.send(changed);
 }
 
 void Session::negotiate(std::span<std::byte> request) {
-  offered_flags2_ = offered_flags2(request);
+  offered_flags_ = offered_flags(request);
   negotiating_ = true;
   pass_to_library(request);
   negotiating_ = false;
@@ -145,11 +147,13 @@ void Session::serve_one(std::span<std::byte> buffer, RequestHandler& handler, Th
   }
   const auto request = buffer.first(length);
   const auto* header = reinterpret_cast<const fuse_in_header*>(request.data());
-  if (header->opcode == FUSE_INTERRUPT) {
-    // Nothing here takes so long that giving up half-way would help; the kernel stops asking.
-    device_.reply_error(header->unique, ENOSYS);
-  } else if (!handler.handle(*header, request.subspan(sizeof *header))) {
-    pass_to_library(request);
+  if (!handler.handle(*header, request.subspan(sizeof *header))) {
+    if (header->opcode == FUSE_INTERRUPT) {
+      // Nothing there takes so long that giving up half-way would help; the kernel stops asking.
+      device_.reply_error(header->unique, ENOSYS);
+    } else {
+      pass_to_library(request);
+    }
   }
   state.answered.store(state.answered.load(std::memory_order_relaxed) + 1,
                        std::memory_order_relaxed);

@@ -31,7 +31,8 @@ class RequestHandler {
  public:
   virtual ~RequestHandler() = default;
   /// Answers the request, or returns false to leave it to libfuse. `body` is what follows the
-  /// header. Throws nothing: a failure is an error reply.
+  /// header. Throws nothing: a failure is an error reply. A FUSE_INTERRUPT that is not handled is
+  /// answered with ENOSYS: the kernel stops sending them.
   virtual bool handle(const fuse_in_header& header, std::span<const std::byte> body) noexcept = 0;
 };
 
@@ -47,6 +48,9 @@ class FileSystem {
   /// Flags of the INIT reply's upper half (bit 32 and up, FUSE_INIT_EXT) that libfuse does not
   /// know, among those that the kernel `offered`.
   [[nodiscard]] virtual std::uint32_t choose_flags2(std::uint32_t offered) const = 0;
+  /// Called last, to change what libfuse would answer to INIT. `offered` are all of the kernel's
+  /// flags, flags2 in the upper half.
+  virtual void amend_init(std::uint64_t /*offered*/, fuse_init_out& /*reply*/) {}
 };
 
 /// How many threads serve a session if nobody says: twice the number of processors, from 4 to 16.
@@ -109,7 +113,7 @@ class Session {
   Log& log_;
   std::unique_ptr<fuse_session, DestroySession> session_;
   bool negotiating_ = false;
-  std::uint32_t offered_flags2_ = 0;
+  std::uint64_t offered_flags_ = 0;
 
   const unsigned threads_;
   const std::unique_ptr<ThreadState[]> states_;

@@ -34,6 +34,10 @@ for option in ro rw allow_other cache=window cache=none cache=kernel commit= thr
     backing-change=; do
     check "cowfs-mount.1 names -o $option" grep -qF -- "$option" "$work/page"
 done
+text_of "$pages/cowfs-export.1"
+for option in $("$COWFS" export --help | grep -oE '[a-z_-]+=|allow_other|\bro\b' | sort -u); do
+    check "cowfs-export.1 names -o $option" grep -qF -- "$option" "$work/page"
+done
 text_of "$pages/cowfs-info.1"
 truncate -s 1M "$work/backing"
 "$COWFS" create "$work/cow" "$work/backing"

@@ -62,7 +62,7 @@ std::vector<std::string> cowfs_mount_points() {
   std::vector<std::string> points;
   libmnt_fs* entry = nullptr;
   while (mnt_table_next_fs(table.get(), iterator.get(), &entry) == 0) {
-    if (mnt_fs_match_fstype(entry, "fuse.cowfs") == 1)
+    if (mnt_fs_match_fstype(entry, "fuse.cowfs,fuse.cowfs-export") == 1)
       points.emplace_back(mnt_fs_get_target(entry));
   }
   return points;

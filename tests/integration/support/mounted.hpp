@@ -35,7 +35,7 @@ struct CowAndBacking {
 /// Whether the COW's bitmap, as it is in the file, has the sector that holds `offset`.
 [[nodiscard]] bool in_bitmap_of_file(const CowAndBacking& files, std::uint64_t offset);
 
-/// The mount points of type fuse.cowfs.
+/// The mount points of cowfs, images and exports.
 [[nodiscard]] std::vector<std::string> cowfs_mount_points();
 [[nodiscard]] bool is_mounted(const boost::filesystem::path& point);
 
