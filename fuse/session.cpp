@@ -145,6 +145,7 @@ void Session::serve_one(std::span<std::byte> buffer, RequestHandler& handler, Th
     case Device::Received::request:
       break;
   }
+  if (length < sizeof(fuse_in_header)) return;  // no kernel sends that, and nobody waits
   const auto request = buffer.first(length);
   const auto* header = reinterpret_cast<const fuse_in_header*>(request.data());
   if (!handler.handle(*header, request.subspan(sizeof *header))) {

@@ -105,6 +105,7 @@ class Handler final : public fuse::RequestHandler {
   [[nodiscard]] std::string host_link_text(const Node& node) const;
   [[nodiscard]] std::string shown_link_text(const Node& node) const;
   [[nodiscard]] std::size_t depth_of(int fd) const;
+  [[nodiscard]] std::size_t depth_of_link(int fd) const;
 
   // handler_data.cpp: open files
   void open(Request& request);

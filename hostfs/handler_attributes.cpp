@@ -136,6 +136,16 @@ std::size_t Handler::depth_of(int fd) const {
   return below == "/" ? 0 : static_cast<std::size_t>(std::ranges::count(below, '/'));
 }
 
+/// How many directories below the root the one is that a link is read in. By which of several names
+/// it is read is not told, and the descriptor's own name may be one that is gone: then it counts as
+/// lying in the root.
+std::size_t Handler::depth_of_link(int fd) const {
+  struct stat status {};
+  check(::fstat(fd, &status));
+  if (status.st_nlink != 1 || fs_.own_files_.path_of(fd).ends_with(" (deleted)")) return 0;
+  return depth_of(fd) - 1;
+}
+
 std::string Handler::host_link_text(const Node& node) const {
   std::string text(PATH_MAX, '\0');
   ssize_t length = 0;
@@ -159,8 +169,7 @@ std::string Handler::shown_link_text(const Node& node) const {
       fail(EPERM);
     case SymlinkPolicy::inside:
       if (text.starts_with('/')) return seen_from_root(text, fs_.host_path_);
-      // The link is an entry of the directory that it is read in.
-      if (!stays_inside(text, depth_of(node.fd.get()) - 1)) fail(EPERM);
+      if (!stays_inside(text, depth_of_link(node.fd.get()))) fail(EPERM);
       return text;
     case SymlinkPolicy::keep:
       break;

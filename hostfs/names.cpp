@@ -35,12 +35,13 @@ std::string_view take_component(std::string_view& path) {
 }  // namespace
 
 bool stays_inside(std::string_view target, std::size_t depth) {
+  bool goes_down = false;
   for (auto part = take_component(target); !part.empty(); part = take_component(target)) {
     if (part == "..") {
-      if (depth == 0) return false;
+      if (goes_down || depth == 0) return false;
       --depth;
     } else if (part != ".") {
-      ++depth;
+      goes_down = true;
     }
   }
   return true;

@@ -40,8 +40,8 @@ enum class XattrPolicy {
 [[nodiscard]] std::string permitted_xattrs(std::string_view list, XattrPolicy policy);
 
 /// Whether a relative link text, read in a directory that lies `depth` directories below the
-/// export's root, stays inside at every step by its text alone. (That of other links on its way may
-/// not; each link is judged by itself when it is read.)
+/// export's root, stays inside whatever the names in it are. So ".." may only come first: a name
+/// before it could be that of another link, and what is above that link's goal may be anywhere.
 [[nodiscard]] bool stays_inside(std::string_view target, std::size_t depth);
 
 /// Absolute links, for symlinks=inside: the host's text `target` as seen from the export's root

@@ -22,8 +22,10 @@ NodeTable::NodeTable(core::FileDescriptor root, const FileKey& key, std::uint32_
 
 std::optional<std::uint32_t> NodeTable::slot_of(std::uint64_t id) {
   if (id == FUSE_ROOT_ID) return root_slot;
-  if (nodes_.find(id) == nullptr) return std::nullopt;
-  return static_cast<std::uint32_t>(id);
+  const auto slot = static_cast<std::uint32_t>(id);
+  // The root has the protocol's number only.
+  if (slot == root_slot || nodes_.find(id) == nullptr) return std::nullopt;
+  return slot;
 }
 
 NodeTable::Pin NodeTable::pin(std::uint64_t id) {

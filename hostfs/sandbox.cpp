@@ -276,7 +276,7 @@ std::string describe_confinement(const Jail& jail) {
   for (const std::string_view key :
        {"Uid:", "Gid:", "Groups:", "NSpid:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:",
         "NoNewPrivs:", "Seccomp:", "Seccomp_filters:"}) {
-    const auto begin = status.find("\n" + std::string(key));
+    const auto begin = status.find(fmt::format("\n{}", key));
     if (begin == std::string::npos) continue;
     const auto end = status.find('\n', begin + 1);
     auto line = status.substr(begin + 1, end - begin - 1);

@@ -42,8 +42,9 @@ TEST(Nodes, ThatAreGoneOrMadeUpAreNone) {
   table.forget(old, 1);
   const auto reused = table.add(some_descriptor(), {1, 3}, S_IFREG);
   EXPECT_EQ(static_cast<std::uint32_t>(reused), static_cast<std::uint32_t>(old));
-  for (const std::uint64_t id : {old, std::uint64_t{0}, std::uint64_t{2}, reused + 1,
-                                 std::uint64_t{UINT64_MAX}, std::uint64_t{0x7fff12345678}}) {
+  for (const std::uint64_t id :
+       {old, std::uint64_t{0}, std::uint64_t{2}, reused + 1, std::uint64_t{1} << 32,
+        std::uint64_t{UINT64_MAX}, std::uint64_t{0x7fff12345678}}) {
     EXPECT_EQ(error_of([&] { (void)table.pin(id); }), ESTALE) << id;
     EXPECT_FALSE(table.forget(id, 1)) << id;
   }
