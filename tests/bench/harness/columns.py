@@ -16,9 +16,11 @@ MIB = 1 << 20
 
 @dataclasses.dataclass
 class Sample:
-    """One measurement: operations (or bytes) a second, and CPU seconds for each GiB moved."""
+    """One measurement: a rate (or seconds, where the column says that less is better), CPU seconds
+    for each `cpu_of` of the column, and the most bytes that were cached on top of the backing."""
     rate: float
-    cpu_per_gib: float | None
+    cpu: float | None
+    copies: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,8 @@ class FioColumn:
     jobs: int = 1
     once: bool = False
     extra: tuple = ()
+    less: bool = False
+    cpu_of: str = "GiB"
 
     def measure(self, bench, served):
         before = cpu_seconds(served.pids)
@@ -76,7 +80,9 @@ class Session:
     columns: tuple
     prepare: object = None  #: function (Bench, Served)
     cold: bool = False  #: the files are dropped from the page cache before they are served
-    rows: tuple = ()  #: names of the rows that take part, besides cowfs's own; all if empty
+    kinds: tuple = ("native", "loop", "ours", "limit", "peer")  #: of rows that take part
+    image: str = "random"  #: what is in the backing
+    changes: bool = False  #: it matters what is in the image, and the columns change that
 
 
 def warm_memory(size):
