@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import os
-import subprocess
 import threading
 
 from harness.processes import BenchError, run
@@ -33,30 +32,41 @@ def cached_bytes(opened):
 
 
 @contextlib.contextmanager
-def watch(files, seconds=0.02):
-    """Yields a function that tells the most bytes of files that were cached at the same time."""
+def highest(measure, seconds):
+    """Yields a function that tells the highest value that measure() had since."""
+    most, end = [0], threading.Event()
+
+    def look():
+        most[0] = max(most[0], measure())
+
+    def repeat():
+        while not end.wait(seconds):
+            look()
+
+    def peak():
+        look()
+        return most[0]
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        end.set()
+        thread.join()
+
+
+def watch_open(opened):
+    """`highest` of how much of open files was in the page cache at the same time."""
+    return highest(lambda: sum(map(cached_bytes, opened)), 0.02)
+
+
+@contextlib.contextmanager
+def watch(files):
+    """The same for files by name."""
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open(file, "rb", buffering=0)) for file in files]
-        most, end = [0], threading.Event()
-
-        def look():
-            most[0] = max(most[0], sum(map(cached_bytes, opened)))
-
-        def repeat():
-            while not end.wait(seconds):
-                look()
-
-        thread = threading.Thread(target=repeat)
-        thread.start()
-
-        def peak():
-            look()
-            return most[0]
-        try:
-            yield peak
-        finally:
-            end.set()
-            thread.join()
+        yield stack.enter_context(watch_open(opened))
 
 
 def machine():
@@ -86,8 +96,3 @@ def _add(total, path):
             name = "Private" if name in ("Private_Clean", "Private_Dirty") else name
             if name in total:
                 total[name] += int(rest.split()[0]) << 10
-
-
-def settle():
-    """Writes what is dirty, so that it is not taken for growth or shrinking later."""
-    subprocess.run(["sync"], check=True)
