@@ -130,7 +130,7 @@ class ReadColumn:
 
 
 def make_guest_image(guest):
-    """A function that makes a backing: the guest's root, with a file that does not fit its memory."""
+    """A function that makes a backing: the guest's root, with a file larger than its memory."""
     def make(path):
         note("making a guest's root file system")
         with tempfile.TemporaryDirectory(prefix="cowfs-bench-root.", dir=path.parent) as directory:

@@ -5,7 +5,7 @@ import ctypes
 import os
 import threading
 
-from harness.processes import BenchError, run
+from harness.processes import run
 
 MIB = 1 << 20
 _CACHESTAT = 451  #: the system call's number, the same on all machines; since Linux 6.5
@@ -78,14 +78,12 @@ def machine():
 
 
 def processes(pids):
-    """Of processes together, in bytes: Pss, Pss_Anon, Private, VmPTE, VmRSS."""
+    """Of processes together, in bytes: Pss, Pss_Anon, Private, VmPTE, VmRSS; 0 of one that ended."""
     total = dict.fromkeys(("Pss", "Pss_Anon", "Private", "VmPTE", "VmRSS"), 0)
     for pid in pids:
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             _add(total, f"/proc/{pid}/smaps_rollup")
             _add(total, f"/proc/{pid}/status")
-        except OSError as error:
-            raise BenchError(f"process {pid}: {error.strerror}") from error
     return total
 
 

@@ -175,7 +175,8 @@ def nbdkit(bench):
 @contextlib.contextmanager
 def xmount(bench):
     """xmount(1): a raw image with a cache file for changes. It goes to the background itself."""
-    with removed_after(bench.work / "xmount-cache") as cache, mount_point(bench, "directory") as point:
+    with (removed_after(bench.work / "xmount-cache") as cache,
+          mount_point(bench, "directory") as point):
         before = set(_named("xmount"))
         run("xmount", "--in", "raw", bench.backing, "--cache", cache, "--out", "raw", point)
         wait_until(lambda: is_mounted(point), "xmount")

@@ -76,8 +76,10 @@ def _make(setting, backing, size, region):
     many, whole, _ = cows.values()
     note("many-changes: writing each second sector, in random order")
     # blockalign puts each write on an even sector; so half the region is written, each sector once.
+    # Without a sync now and then the file system would put the blocks in order.
     scattered = FioColumn("scattered", "", "IOPS", "randwrite", SECTOR, depth=16, once=True,
-                          extra=(f"--blockalign={2 * SECTOR}", f"--io_size={region // 2}"))
+                          extra=(f"--blockalign={2 * SECTOR}", f"--io_size={region // 2}",
+                                 "--fsync=256"))
     in_order = FioColumn("in-order", "", "MiB/s", "write", MIB, once=True)
     for cow, job in ((many, scattered), (whole, in_order)):
         with setting.mounted(backing, cow, create=False) as mount:

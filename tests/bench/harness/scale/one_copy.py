@@ -20,7 +20,7 @@ COLUMNS = (
     ("growth_mib", "meminfo growth", "MiB"),
     ("pss_mib", "PSS", "MiB/mount"),
     ("private_mib", "private", "MiB/mount"),
-    ("anon_mib", "of it anonymous", "MiB/mount"),
+    ("anon_mib", "anonymous", "MiB/mount"),
     ("pte_mib", "page tables", "MiB/mount"),
     ("rate", "read, together", "MiB/s"),
 )
@@ -43,10 +43,12 @@ def run(setting):
                                  row["backing_mib"] * MIB / size)
             section.want_at_most(f"{name}: MiB a mount besides the backing", COPIES_MIB,
                                  row["copies_mib"])
-            section.want_at_most(f"{name}: PSS of a mount, MiB", PRIVATE_MIB, row["pss_mib"])
+            section.want_at_most(f"{name}: anonymous memory of a mount, MiB", PRIVATE_MIB,
+                                 row["anon_mib"])
     section.notes += [
-        "PSS, private, anonymous, page tables: supervisor and worker together, after the reads, "
-        "from smaps_rollup and status; PSS and private count mapped pages of the page cache too",
+        "PSS, private, anonymous (Pss_Anon), page tables (VmPTE): supervisor and worker together, "
+        "after the reads. PSS and private also count pages of the page cache that are mapped at "
+        "the time, which are in \"backing cached\" already; anonymous is what a mount adds",
         "meminfo growth: Cached + Buffers - Shmem of the whole machine",
     ]
     return section
