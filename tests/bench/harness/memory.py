@@ -70,15 +70,18 @@ def watch(files):
 
 
 def machine():
-    """Of /proc/meminfo, in bytes; `files`: the page cache without shared memory."""
+    """Of /proc/meminfo, in bytes; `files`: the page cache without shared memory; `programs`: what
+    is not the page cache, but for the kernel's own."""
     with open("/proc/meminfo", encoding="ascii") as file:
         table = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file}
     table["files"] = table["Cached"] + table["Buffers"] - table["Shmem"]
+    table["programs"] = sum(table[name] for name in
+                            ("AnonPages", "Shmem", "PageTables", "KernelStack"))
     return table
 
 
 def processes(pids):
-    """Of processes together, in bytes: Pss, Pss_Anon, Private, VmPTE, VmRSS; 0 of one that ended."""
+    """Of processes together, in bytes: Pss, Pss_Anon, Private, VmPTE, VmRSS; without ended ones."""
     total = dict.fromkeys(("Pss", "Pss_Anon", "Private", "VmPTE", "VmRSS"), 0)
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

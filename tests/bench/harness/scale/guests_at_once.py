@@ -7,7 +7,7 @@ import statistics
 from harness import guests, memory
 from harness.bench import drop, need_space, note, settle
 from harness.memory import MIB
-from harness.processes import family, run as run_program
+from harness.processes import run as run_program
 from harness.scale.section import Section
 
 SCRIPT = ">/host/booted; while [ ! -e /host/release ]; do sleep 0.2; done; >/host/done"
@@ -15,9 +15,9 @@ COLUMNS = (
     ("last_shell_s", "last shell", "s"),
     ("first_shell_s", "first shell", "s"),
     ("used_mib", "memory, all of it", "MiB"),
-    ("guests_mib", "guests, PSS", "MiB"),
+    ("programs_mib", "programs", "MiB"),
     ("images_mib", "images cached", "MiB"),
-    ("servers_mib", "cowfs, anonymous", "MiB"),
+    ("servers_mib", "of it cowfs", "MiB"),
     ("available_mib", "MemAvailable fell", "MiB"),
 )
 
@@ -38,8 +38,9 @@ def run(setting):
         for name, disks in kinds.items():
             note(f"guests: round {turn} of {arguments.rounds}: {name}")
             drop(backing)
+            before = memory.machine()
             with disks(setting, backing) as (names, files, pids):
-                samples[name].append(_boot(arguments, names, [backing, *files], pids))
+                samples[name].append(_boot(arguments, names, [backing, *files], pids, before))
     for name, rows in samples.items():
         section.rows.append({"name": name, **{
             key: statistics.median(row[key] for row in rows) for key, *_ in COLUMNS}})
@@ -47,9 +48,10 @@ def run(setting):
     section.want_at_least("speed to the last shell, of UML's own COWs", 0.85,
                           ubd["last_shell_s"] / ours["last_shell_s"])
     section.notes += [
-        "measured with all guests up; images cached: pages of the backing, the COWs or copies, and "
-        "the merged files; all of it: the three after it",
-        "MemAvailable is the whole machine's, and counts clean page cache as available",
+        "measured with all guests up; programs: how much AnonPages, Shmem (the guests' memory), "
+        "PageTables and KernelStack of the machine grew; of it cowfs: its anonymous memory",
+        "images cached: pages of the backing, the COWs or copies, and the merged files; all of it: "
+        "programs and these. MemAvailable counts clean page cache as available",
     ]
     return section
 
@@ -93,27 +95,24 @@ def _remove(files):
         file.unlink(missing_ok=True)
 
 
-def _boot(arguments, disks, files, pids):
+def _boot(arguments, disks, files, pids, before):
     """One turn: all guests up, measured, and down again."""
-    before = memory.machine()["MemAvailable"]
     with contextlib.ExitStack() as stack:
         booting = [stack.enter_context(guests.running(
             arguments.guest, disk, SCRIPT, f"{arguments.guest_memory}M")) for disk in disks]
         begin = booting[0].begin
         shells = [guest.when("booted") + guest.begin - begin for guest in booting]
-        used = before - memory.machine()["MemAvailable"]
-        parts = {
-            "guests_mib": memory.processes(
-                [pid for guest in booting for pid in family(guest.process.pid)])["Pss"] / MIB,
-            "images_mib": _cached(files) / MIB,
-            "servers_mib": memory.processes(pids)["Pss_Anon"] / MIB,
-        }
+        now = memory.machine()
+        programs, images = now["programs"] - before["programs"], _cached(files)
+        servers = memory.processes(pids)["Pss_Anon"]
         for guest in booting:
             guest.tell("release")
         for guest in booting:
             guest.when("done")
     return {"last_shell_s": max(shells), "first_shell_s": min(shells),
-            "used_mib": sum(parts.values()), **parts, "available_mib": used / MIB}
+            "used_mib": (programs + images) / MIB, "programs_mib": programs / MIB,
+            "images_mib": images / MIB, "servers_mib": servers / MIB,
+            "available_mib": (before["MemAvailable"] - now["MemAvailable"]) / MIB}
 
 
 def _cached(files):
