@@ -6,6 +6,7 @@ So the writes into fresh sectors come first in their session, and "again" after 
 
 import dataclasses
 import json
+import mmap
 import subprocess
 
 from harness.processes import BenchError, cpu_seconds
@@ -15,9 +16,11 @@ MIB = 1 << 20
 
 @dataclasses.dataclass
 class Sample:
-    """One measurement: operations (or bytes) a second, and CPU seconds for each GiB moved."""
+    """One measurement: a rate (or seconds, where the column says that less is better), CPU seconds
+    for each `cpu_of` of the column, and the most bytes that were cached on top of the backing."""
     rate: float
-    cpu_per_gib: float | None
+    cpu: float | None
+    copies: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,8 @@ class FioColumn:
     jobs: int = 1
     once: bool = False
     extra: tuple = ()
+    less: bool = False
+    cpu_of: str = "GiB"
 
     def measure(self, bench, served):
         before = cpu_seconds(served.pids)
@@ -52,7 +57,7 @@ class FioColumn:
 def run_fio(column, bench, served, seconds):
     """Runs a column's job and returns what fio says."""
     share = bench.size // column.jobs // column.block * column.block
-    limits = [f"--runtime={seconds}s"] + ([] if column.once else ["--time_based"])
+    limits = [f"--runtime={int(seconds * 1000)}ms"] + ([] if column.once else ["--time_based"])
     command = ["fio", "--name=job", f"--filename={served.path}", "--allow_file_create=0",
                f"--rw={column.rw}", f"--bs={column.block}", f"--size={share}",
                f"--numjobs={column.jobs}", f"--offset_increment={share}", "--group_reporting",
@@ -75,7 +80,19 @@ class Session:
     columns: tuple
     prepare: object = None  #: function (Bench, Served)
     cold: bool = False  #: the files are dropped from the page cache before they are served
-    rows: tuple = ()  #: names of the rows that take part, besides cowfs's own; all if empty
+    kinds: tuple = ("native", "loop", "ours", "limit", "peer")  #: of rows that take part
+    image: str = "random"  #: what is in the backing
+    changes: bool = False  #: it matters what is in the image, and the columns change that
+
+
+def warm_memory(size):
+    """Touches as much free memory as a session writes.
+
+    The host of a virtual machine may have taken it back: to give it again costs more than all that
+    is measured here, and would hit whoever comes first.
+    """
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE):
+        pass
 
 
 def read_through(bench, served):

@@ -1,58 +1,100 @@
-"""Draws the results as SVG: for each column a group of bars, one a row, relative to the best."""
+"""Draws the results as SVG: how many times as fast as each peer cowfs is, on a logarithmic scale.
 
+The picture has a background of its own, and one for a dark page, so that it can be read on both.
+"""
+
+import math
 from xml.sax.saxutils import escape
 
-COLOURS = ("#9aa0a6", "#5f6368", "#1a73e8", "#8ab4f8", "#34a853", "#fbbc04", "#ea4335", "#a142f4",
-           "#24c1e0", "#795548", "#607d8b")
-WIDTH, LABEL, BAR, GAP, TOP = 900, 270, 9, 14, 60
+WIDTH, LABEL, BAR, GAP, TOP, RIGHT = 860, 250, 10, 10, 78, 60
+PEERS = (("qemu", "light"), ("nbdkit", "middle"), ("xmount", "strong"))
+STYLE = """
+.back{fill:#fff;stroke:#d0d7de}.text{fill:#1f2328}.grid{stroke:#d8dee4}.one{stroke:#1f2328}
+.light{fill:#6cb6ff}.middle{fill:#2da44e}.strong{fill:#8250df}
+@media (prefers-color-scheme:dark){
+.back{fill:#161b22;stroke:#30363d}.text{fill:#e6edf3}.grid{stroke:#30363d}.one{stroke:#e6edf3}
+.light{fill:#6cb6ff}.middle{fill:#3fb950}.strong{fill:#a371f7}}
+"""
 
 
 def svg(document):
-    """The picture as text. Bars are rates, in parts of the highest of their column."""
-    medians = {(entry["row"], entry["column"]): entry["median"] for entry in document["results"]}
-    rows = [row for row in document["rows"] if any(key[0] == row["name"] for key in medians)]
-    columns = [column for column in document["columns"]
-               if any(key[1] == column["name"] for key in medians)]
+    """The picture as text, of the document that `scripts/bench --json` writes."""
+    groups = _groups(document)
+    highest = max((ratio for _, bars in groups for _, ratio in bars), default=1)
+    lowest = min((ratio for _, bars in groups for _, ratio in bars), default=1)
+    scale = _Scale(min(lowest, 0.9), max(highest, 2))
     parts, y = [], TOP
-    for column in columns:
-        group, height = _group(column, rows, medians, y)
-        parts += group
-        y += height + GAP
+    for title, bars in groups:
+        parts += _group(title, bars, y, scale)
+        y += len(bars) * BAR + GAP
+    titles = {row["name"]: row["title"] for row in document["rows"]}
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" '
-        'font-family="sans-serif" font-size="11">',
-        f'<rect width="{WIDTH}" height="{y}" fill="white"/>',
-        *_legend(rows), *parts, "</svg>", ""])
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + 8}" '
+        f'viewBox="0 0 {WIDTH} {y + 8}" font-family="sans-serif" font-size="12">',
+        f"<style>{STYLE}</style>",
+        f'<rect class="back" x=".5" y=".5" width="{WIDTH - 1}" height="{y + 7}" rx="6"/>',
+        '<text class="text" x="14" y="22" font-size="14">cowfs is so many times as fast as'
+        "</text>", *_legend(titles), *scale.grid(TOP - 8, y), *parts, "</svg>", ""])
 
 
-def _legend(rows):
+def _groups(document):
+    """[(column's title, [(class of the bar, ratio)])]"""
+    medians = {(entry["row"], entry["column"]): entry["median"] for entry in document["results"]}
+    ours = next((row["name"] for row in document["rows"] if row["kind"] == "ours"), None)
+    found = []
+    for column in document["columns"]:
+        mine = medians.get((ours, column["name"])) or medians.get((f"{ours}-loop", column["name"]))
+        pairs = [(colour, medians.get((peer, column["name"]))) for peer, colour in PEERS]
+        bars = [(colour, theirs / mine if column["better"] == "less" else mine / theirs)
+                for colour, theirs in pairs if mine and theirs]
+        if bars:
+            found.append((column["title"], bars))
+    return found
+
+
+class _Scale:
+    def __init__(self, lowest, highest):
+        self._low, self._high = math.log(lowest), math.log(highest)
+
+    def x(self, ratio):
+        part = (math.log(ratio) - self._low) / (self._high - self._low)
+        return LABEL + part * (WIDTH - LABEL - RIGHT)
+
+    def grid(self, top, bottom):
+        """A line at each of 1, 2, 5, 10, 20, 50 ..."""
+        marks = [step * 10 ** power for power in range(-2, 5) for step in (1, 2, 5)]
+        parts = []
+        for mark in marks:
+            if self._low <= math.log(mark) <= self._high:
+                x = self.x(mark)
+                parts.append(f'<line class="{"one" if mark == 1 else "grid"}" x1="{x:.1f}" '
+                             f'x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
+                             f'<text class="text" x="{x:.1f}" y="{top - 4}" font-size="10" '
+                             f'text-anchor="middle">{mark:g}x</text>')
+        return parts
+
+
+def _legend(titles):
     parts = []
-    for number, row in enumerate(rows):
-        x, y = 10 + number % 4 * 220, 10 + number // 4 * 16
-        parts.append(f'<rect x="{x}" y="{y}" width="10" height="10" fill="{_colour(number)}"/>'
-                     f'<text x="{x + 15}" y="{y + 9}">{escape(row["title"])}</text>')
+    for place, (peer, colour) in enumerate(entry for entry in PEERS if entry[0] in titles):
+        x = 14 + place * 230
+        parts.append(f'<rect class="{colour}" x="{x}" y="34" width="12" height="12"/>'
+                     f'<text class="text" x="{x + 18}" y="44">{escape(titles[peer])}</text>')
     return parts
 
 
-def _group(column, rows, medians, top):
-    present = [(number, medians[row["name"], column["name"]])
-               for number, row in enumerate(rows) if (row["name"], column["name"]) in medians]
-    best = max(rate for _, rate in present) or 1
-    height = len(present) * BAR
-    parts = [f'<text x="{LABEL - 10}" y="{top + height / 2 + 4:.0f}" text-anchor="end">'
-             f'{escape(column["title"])}</text>']
-    for place, (number, rate) in enumerate(present):
-        y, length = top + place * BAR, max(1, (WIDTH - LABEL - 110) * rate / best)
-        parts.append(f'<rect x="{LABEL}" y="{y}" width="{length:.0f}" height="{BAR - 1}" '
-                     f'fill="{_colour(number)}"/>'
-                     f'<text x="{LABEL + length + 4:.0f}" y="{y + BAR - 1}" font-size="8">'
-                     f'{_number(rate)} {escape(column["unit"])}</text>')
-    return parts, height
+def _group(title, bars, top, scale):
+    one = scale.x(1)
+    parts = [f'<text class="text" x="{LABEL - 12}" y="{top + len(bars) * BAR / 2 + 4:.0f}" '
+             f'text-anchor="end">{escape(title)}</text>']
+    for place, (colour, ratio) in enumerate(bars):
+        x, y = scale.x(ratio), top + place * BAR
+        begin, length = min(one, x), max(1.5, abs(x - one))
+        parts.append(f'<rect class="{colour}" x="{begin:.1f}" y="{y}" width="{length:.1f}" '
+                     f'height="{BAR - 1}"/><text class="text" x="{begin + length + 4:.1f}" '
+                     f'y="{y + BAR - 1}" font-size="9">{_number(ratio)}</text>')
+    return parts
 
 
-def _colour(number):
-    return COLOURS[number % len(COLOURS)]
-
-
-def _number(rate):
-    return f"{rate / 1000:.1f}k" if rate >= 10000 else f"{rate:.3g}"
+def _number(ratio):
+    return f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"

@@ -82,15 +82,14 @@ def alive(process, log):
 
 
 def family(pid):
-    """A process and all that descend from it."""
-    children = {}
-    for entry in os.listdir("/proc"):
-        with contextlib.suppress(OSError, ValueError):
-            number = int(entry)
-            children.setdefault(_stat(number)[1], []).append(number)
+    """A process and all that descend from it. Looks at no other process: one that is stuck in the
+    kernel could keep who only asks about it."""
     found = [pid]
     for number in found:
-        found += children.get(number, [])
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{number}/task"):
+                with open(f"/proc/{number}/task/{thread}/children", encoding="ascii") as file:
+                    found += map(int, file.read().split())
     return found
 
 
@@ -105,8 +104,6 @@ def cpu_seconds(pids):
 
 
 def _stat(pid):
-    """The fields of /proc/PID/stat from the state on: 0 state, 1 parent, 11 utime, 12 stime."""
+    """The fields of /proc/PID/stat from the state on: 0 state, 11 utime, 12 stime."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        fields = file.read().rpartition(")")[2].split()
-    fields[1] = int(fields[1])
-    return fields
+        return file.read().rpartition(")")[2].split()

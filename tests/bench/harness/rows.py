@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import subprocess
 
+from harness.bench import removed_after, settle
 from harness.processes import (BenchError, alive, family, is_mounted, run, server, unmount,
                                wait_until)
 
@@ -22,17 +23,26 @@ class Served:
     path: pathlib.Path
     pids: list  #: the processes that serve it
     direct: bool = True  #: whether its users open it with O_DIRECT
+    copies: tuple = ()  #: files whose pages in the cache are there besides those of what is behind
+    ubd: str = ""  #: what a UML guest takes for its ubd0=
+
+    def __post_init__(self):
+        self.ubd = self.ubd or str(self.path)
 
 
 @dataclasses.dataclass
 class Row:
-    """A way to serve an image. `tools`: programs that it needs, the first one tells its version."""
+    """A way to serve an image. `tools`: programs that it needs, the first one tells its version.
+
+    `kind`: "native" the raw file, "loop" a loop device, "ours" cowfs, "limit" has no content,
+    "peer" what else makes a file of a backing and changes, "ubd" only for a UML guest.
+    """
     name: str
     title: str
+    kind: str
     open: object  #: function (Bench) -> context manager of Served
     tools: tuple = ()
     version: tuple = ()  #: command that prints its version
-    ours: bool = False
 
     def missing(self):
         return [tool for tool in self.tools if shutil.which(tool) is None]
@@ -62,15 +72,6 @@ def loop_device(file):
         run("losetup", "--detach", device)
 
 
-def settle(file):
-    """Writes a file's changes to disk, so that this does not disturb who comes next."""
-    descriptor = os.open(file, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def mount_point(bench, kind):
     """An empty file or directory to mount on; unmounted and removed at the end."""
@@ -84,28 +85,36 @@ def mount_point(bench, kind):
 
 
 @contextlib.contextmanager
-def overlay(bench, name):
-    """The name of a file that is removed at the end, with what of it is not on disk yet."""
-    path = bench.work / name
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+def mounted(program, cow, point, size, options=()):
+    """A COW, mounted by a cowfs program on an empty file; yields the processes that serve it."""
+    log = point.with_name(f"{point.name}.log")
+    with removed_after(log), server(log, program, "mount", "--foreground", *options, cow,
+                                    point) as process:
+        try:
+            wait_until(lambda: alive(process, log) and is_mounted(point)
+                       and point.stat().st_size == size, f"{program} mount")
+            yield family(process.pid)
+        finally:
+            unmount(point)
 
 
 def cowfs(program, options=()):
     """The row of one cowfs program."""
     @contextlib.contextmanager
     def opened(bench):
-        log = bench.work / "log"
-        with (overlay(bench, "cow") as cow, mount_point(bench, "file") as point):
+        with removed_after(bench.work / "cow") as cow, mount_point(bench, "file") as point:
             run(program, "create", cow, bench.backing)
-            with server(log, program, "mount", "--foreground", *options, cow, point) as process:
-                wait_until(lambda: alive(process, log) and is_mounted(point)
-                           and point.stat().st_size == bench.size, f"{program} mount")
-                yield Served(point, family(process.pid))
-                unmount(point)
+            with mounted(program, cow, point, bench.size, options) as pids:
+                yield Served(point, pids, copies=(point,))
     return opened
+
+
+@contextlib.contextmanager
+def ubd_cow(bench):
+    """User-Mode Linux's own driver of COW files; nothing but a guest can read it."""
+    with removed_after(bench.work / "cow") as cow:
+        run("uml_mkcow", cow, bench.backing)
+        yield Served(cow, [], ubd=f"{cow},{bench.backing}")
 
 
 def under_loop(inner):
@@ -113,7 +122,7 @@ def under_loop(inner):
     @contextlib.contextmanager
     def opened(bench):
         with inner(bench) as served, loop_device(served.path) as device:
-            yield Served(device, served.pids)
+            yield Served(device, served.pids, copies=served.copies)
     return opened
 
 
@@ -135,7 +144,7 @@ def null(program):
 def qemu(bench):
     """qemu-storage-daemon(1): a FUSE export of a qcow2 overlay."""
     log = bench.work / "log"
-    with overlay(bench, "qcow2") as file, mount_point(bench, "file") as point:
+    with removed_after(bench.work / "qcow2") as file, mount_point(bench, "file") as point:
         run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", bench.backing, file)
         with server(log, "qemu-storage-daemon",
                     "--blockdev", f"driver=file,node-name=file,filename={file}",
@@ -144,7 +153,7 @@ def qemu(bench):
                                 "writable=on") as process:
             wait_until(lambda: alive(process, log) and is_mounted(point)
                        and point.stat().st_size == bench.size, "qemu-storage-daemon")
-            yield Served(point, family(process.pid))
+            yield Served(point, family(process.pid), copies=(point,))
             unmount(point)
             process.terminate()
 
@@ -159,14 +168,15 @@ def nbdkit(bench):
             disk = point / "disk"
             wait_until(lambda: alive(process, log) and is_mounted(point) and disk.exists(),
                        "nbdfuse")
-            yield Served(disk, family(process.pid))
+            yield Served(disk, family(process.pid), copies=(disk,))
             unmount(point)
 
 
 @contextlib.contextmanager
 def xmount(bench):
     """xmount(1): a raw image with a cache file for changes. It goes to the background itself."""
-    with overlay(bench, "xmount-cache") as cache, mount_point(bench, "directory") as point:
+    with (removed_after(bench.work / "xmount-cache") as cache,
+          mount_point(bench, "directory") as point):
         before = set(_named("xmount"))
         run("xmount", "--in", "raw", bench.backing, "--cache", cache, "--out", "raw", point)
         wait_until(lambda: is_mounted(point), "xmount")
@@ -174,7 +184,7 @@ def xmount(bench):
         disks = [entry for entry in point.iterdir() if entry.stat().st_size == bench.size]
         if len(disks) != 1:
             raise BenchError(f"xmount: shows no file of {bench.size} bytes")
-        yield Served(disks[0], pids)
+        yield Served(disks[0], pids, copies=(disks[0],))
         unmount(point)
         wait_until(lambda: not set(pids) & set(_named("xmount")), "xmount ends")
 
@@ -187,11 +197,14 @@ def _named(name):
 def peers():
     """The rows that are not ours."""
     return [
-        Row("native", "raw file, page cache", native),
-        Row("loop", "loop on the raw file", loop_on_raw, ("losetup",)),
-        Row("qemu", "qemu-storage-daemon, FUSE", qemu, ("qemu-storage-daemon", "qemu-img"),
+        Row("native", "raw file, page cache", "native", native),
+        Row("loop", "loop on the raw file", "loop", loop_on_raw, ("losetup",)),
+        Row("qemu", "qemu-storage-daemon, FUSE", "peer", qemu, ("qemu-storage-daemon", "qemu-img"),
             ("qemu-storage-daemon", "--version")),
-        Row("nbdkit", "nbdkit cow + nbdfuse", nbdkit, ("nbdkit", "nbdfuse"),
+        Row("nbdkit", "nbdkit cow + nbdfuse", "peer", nbdkit, ("nbdkit", "nbdfuse"),
             ("nbdkit", "--version")),
-        Row("xmount", "xmount --cache", xmount, ("xmount", "pgrep"), ("xmount", "--version")),
+        Row("xmount", "xmount --cache", "peer", xmount, ("xmount", "pgrep"),
+            ("xmount", "--version")),
+        Row("ubd-cow", "UML's own COW driver", "ubd", ubd_cow, ("linux.uml", "uml_mkcow"),
+            ("linux.uml", "--version")),
     ]
