@@ -35,9 +35,6 @@ constexpr double entry_seconds = 86400.0;
 /// What programs take for the image's block size.
 constexpr std::uint64_t block = 4096;
 
-/// The longest read: max_pages (256) pages.
-constexpr std::size_t longest_read = std::size_t{1} << 20;
-
 template <typename Message>
 const Message& message_in(std::span<const std::byte> body) {
   return *reinterpret_cast<const Message*>(body.data());
@@ -106,7 +103,7 @@ void ImageFileSystem::report_unreadable(std::uint64_t offset, std::size_t length
 class ImageFileSystem::Handler final : public RequestHandler {
  public:
   Handler(ImageFileSystem& owner, const Device& device)
-      : owner_(owner), image_(owner.image_), device_(device), view_(longest_read) {}
+      : owner_(owner), image_(owner.image_), device_(device), view_(longest_transfer) {}
 
   bool handle(const fuse_in_header& header, std::span<const std::byte> body) noexcept override {
     if (header.nodeid != owner_.disk_node_) return false;

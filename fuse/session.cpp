@@ -23,8 +23,8 @@
 namespace cowfs::fuse {
 namespace {
 
-/// The largest request is a write of max_pages (256 pages) and its headers.
-constexpr std::size_t buffer_bytes = (std::size_t{1} << 20) + 4096;
+/// The largest request is a write, and its headers.
+constexpr std::size_t buffer_bytes = longest_transfer + 4096;
 
 constexpr int wake_signal = SIGUSR2;
 
@@ -45,6 +45,7 @@ unsigned default_threads() { return std::clamp(2 * std::thread::hardware_concurr
 
 void allow_parallel_requests(fuse_conn_info& connection) {
   connection.want |= connection.capable & (FUSE_CAP_ASYNC_DIO | FUSE_CAP_ASYNC_READ);
+  connection.max_write = static_cast<unsigned>(longest_transfer);
   connection.max_background = 64;
   connection.congestion_threshold = 48;
 }

@@ -53,10 +53,14 @@ class FileSystem {
   virtual void amend_init(std::uint64_t /*offered*/, fuse_init_out& /*reply*/) {}
 };
 
+/// The longest read and the longest write, in bytes. Each thread has room for a write, all of it
+/// present, and a reader or writer of more is served by several threads at once.
+inline constexpr std::size_t longest_transfer = std::size_t{256} << 10;
+
 /// How many threads serve a session if nobody says: twice the number of processors, from 4 to 16.
 [[nodiscard]] unsigned default_threads();
 
-/// Lets the kernel send many requests at once, for a negotiate().
+/// Lets the kernel send many requests at once, of `longest_transfer`, for a negotiate().
 void allow_parallel_requests(fuse_conn_info& connection);
 
 class Session {

@@ -23,9 +23,6 @@ namespace {
 /// The kernel may believe for a day what nobody else changes.
 constexpr double unchanging_seconds = 86400.0;
 
-/// The longest write, and the longest read.
-constexpr std::uint32_t longest_transfer = std::uint32_t{1} << 20;
-
 /// Descriptors that the daemon can have open.
 std::uint32_t descriptor_limit() {
   rlimit limit{};
@@ -106,9 +103,9 @@ void ExportFileSystem::amend_init(std::uint64_t offered, fuse_init_out& reply) {
   reply.flags = (reply.flags & FUSE_INIT_EXT) | chosen;
   tells_who_keeps_set_ids_ = (chosen & FUSE_HANDLE_KILLPRIV_V2) != 0;
   extended_setxattr_ = (chosen & FUSE_SETXATTR_EXT) != 0;
-  reply.max_write = longest_transfer;
+  reply.max_write = std::uint32_t{fuse::longest_transfer};
   if ((chosen & FUSE_MAX_PAGES) != 0) {
-    reply.max_pages = static_cast<std::uint16_t>(longest_transfer / 4096);
+    reply.max_pages = static_cast<std::uint16_t>(fuse::longest_transfer / 4096);
   }
   if ((reply.flags2 & fuse::passthrough) != 0) {
     fuse::set_max_stack_depth(reply, 1);

@@ -11,12 +11,6 @@
 #include "fuse/errno_of.hpp"
 
 namespace cowfs::hostfs {
-namespace {
-
-/// The longest read: max_pages (256) pages.
-constexpr std::size_t longest_read = std::size_t{1} << 20;
-
-}  // namespace
 
 /// What is done for an opcode.
 struct Handler::Operation {
@@ -82,7 +76,7 @@ const Handler::Operation* Handler::operation_for(std::uint32_t opcode) {
 }
 
 Handler::Handler(ExportFileSystem& fs, const fuse::Device& device)
-    : fs_(fs), device_(device), buffer_(longest_read) {
+    : fs_(fs), device_(device), buffer_(fuse::longest_transfer) {
   fs.own_files_.enter();
 }
 

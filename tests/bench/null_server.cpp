@@ -28,7 +28,7 @@ using cowfs::fuse::FileSystem;
 using cowfs::fuse::RequestHandler;
 using cowfs::fuse::Session;
 
-constexpr std::size_t longest_read = std::size_t{1} << 20;
+using cowfs::fuse::longest_transfer;
 
 template <typename Message>
 const Message& message_in(std::span<const std::byte> body) {
@@ -37,7 +37,7 @@ const Message& message_in(std::span<const std::byte> body) {
 
 class NullHandler final : public RequestHandler {
  public:
-  explicit NullHandler(const Device& device) : device_(device), buffer_(longest_read) {}
+  explicit NullHandler(const Device& device) : device_(device), buffer_(longest_transfer) {}
 
   bool handle(const fuse_in_header& header, std::span<const std::byte> body) noexcept override {
     switch (header.opcode) {
@@ -50,7 +50,7 @@ class NullHandler final : public RequestHandler {
       }
       case FUSE_READ: {
         const auto length =
-            std::min<std::size_t>(message_in<fuse_read_in>(body).size, longest_read);
+            std::min<std::size_t>(message_in<fuse_read_in>(body).size, longest_transfer);
         const iovec piece{buffer_.data(), length};
         device_.reply(header.unique, {&piece, 1});
         return true;
