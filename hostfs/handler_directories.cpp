@@ -44,6 +44,19 @@ fuse_dirent dirent_of(const DirectoryRecord& record, std::string_view name) {
 
 }  // namespace
 
+namespace {
+
+void go_to(int directory, std::uint64_t position) {
+  if (::lseek(directory, static_cast<off_t>(position), SEEK_SET) >= 0) return;
+  const int error = errno;
+  // One that was removed on the host: there ext4 no longer knows its own positions.
+  struct stat status {};
+  check(::fstat(directory, &status));
+  fail(status.st_nlink == 0 ? ENOENT : error);
+}
+
+}  // namespace
+
 /// A reply that is being filled.
 struct Handler::Listing {
   std::span<std::byte> room;
@@ -129,7 +142,7 @@ bool Handler::add_with_attributes(Listing& listing, const DirectoryRecord& recor
 void Handler::list(Request& request, bool with_attributes) {
   const auto in = request.in.take<fuse_read_in>();
   const auto directory = fs_.files_.pin(in.fh, request.header.nodeid, true);
-  if (::lseek(directory.fd(), static_cast<off_t>(in.offset), SEEK_SET) < 0) fail(errno);
+  go_to(directory.fd(), in.offset);
   // One half of the buffer for what is read, one for the reply. No more is read than about fits,
   // since what does not fit is read again.
   const auto half = buffer_.size() / 2;

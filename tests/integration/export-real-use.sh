@@ -2,7 +2,7 @@
 # export-real-use.sh tree|build|git|rsync|tar|system|find
 # Programs that people use, in an export: afterwards the host's directory holds what it should, and nothing else.
 #
-# Environment   LONG   if it is 1, a tree of more than 70,000 files is unpacked, and all of cowfs is built (half an hour)
+# Environment   LONG   if it is 1, a tree of more than 70,000 files is unpacked, and all of cowfs is built (some minutes)
 . "$(dirname "$0")/../lib.sh"
 
 need_root
@@ -51,7 +51,7 @@ real_tree() {
     need tar
     local copies=1 directory=linux n
     [[ $LONG != 1 ]] || copies=4 directory=.
-    tar cf "$work/tree.tar" -C "$source" "$directory"
+    tar cf "$work/tree.tar" --format=posix -C "$source" "$directory"
     export_as ""
     for ((n = 1; n <= copies; n++)); do
         mkdir "$work/export/$n"
@@ -139,7 +139,7 @@ real_tar() {
     make_mixed_tree "$work/tree"
     add_acls "$work/tree"
     export_as xattrs=acl
-    local tar=(tar --xattrs --acls --numeric-owner --sparse)
+    local tar=(tar --format=posix --xattrs --acls --numeric-owner --sparse)
     mkdir "$work/export/tree" "$work/back"
     check "tar --xattrs --acls into the export" \
         eval '"${tar[@]}" -c -C "$work/tree" . | "${tar[@]}" -xp -C "$work/export/tree"'
@@ -162,7 +162,7 @@ real_system() {
     chmod 0755 "$work"
     chown 12347:12347 "$work/host"
     export_as as=12347:12347,metadata=xattr
-    local tar=(tar --xattrs --numeric-owner)
+    local tar=(tar --format=posix --xattrs --numeric-owner)
     mkdir "$work/export/tree"
     check "tar unpacks owners, modes and devices" \
         eval '"${tar[@]}" -c -C "$work/tree" . | "${tar[@]}" -xp -C "$work/export/tree"'

@@ -2,12 +2,12 @@
 # One sqlite database with a write-ahead log, written at once through two exports of its directory and on the host: its
 # locks and its shared memory (a file that all of them map) hold across all three. That takes kernel passthrough.
 #
-# Environment   ROWS   how many each of them writes (default 150)
+# Environment   ROWS   how many each of them writes (default 500)
 . "$(dirname "$0")/../lib.sh"
 
 need_root
 need sqlite3
-: "${ROWS:=150}"
+: "${ROWS:=500}"
 
 mkdir "$work"/{host,one,two}
 for point in one two; do

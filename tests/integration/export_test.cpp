@@ -1,5 +1,6 @@
 // What a user of an export does with files, and that it is what the host then has.
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/fs.h>
@@ -10,6 +11,7 @@
 
 #include <boost/filesystem.hpp>
 #include <cerrno>
+#include <memory>
 #include <set>
 
 #include "tests/integration/support/exported.hpp"
@@ -192,6 +194,20 @@ TEST_F(ExportedTree, HasNoOtherAttributesThanItShows) {
     EXPECT_NE(error_of_call(::removexattr(file.c_str(), name)), 0) << name;
   }
   EXPECT_EQ(::getxattr(host("file").c_str(), "trusted.secret", list.data(), list.size()), 1);
+}
+
+TEST_F(ExportTest, AListingEndsWhenItsDirectoryIsRemovedOnTheHost) {
+  fs::create_directory(host("directory"));
+  const Exported exported(host(), mounted(), "cache=never");
+  const std::unique_ptr<DIR, int (*)(DIR*)> listing(::opendir(mounted("directory").c_str()),
+                                                    &::closedir);
+  ASSERT_NE(listing, nullptr);
+  ASSERT_NE(::readdir(listing.get()), nullptr);
+  ASSERT_NE(::readdir(listing.get()), nullptr);
+  ASSERT_EQ(::rmdir(host("directory").c_str()), 0);
+  errno = 0;
+  EXPECT_EQ(::readdir(listing.get()), nullptr);
+  EXPECT_EQ(errno, 0);
 }
 
 }  // namespace
