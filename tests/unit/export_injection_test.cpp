@@ -10,6 +10,7 @@
 
 #include <boost/filesystem.hpp>
 #include <cerrno>
+#include <initializer_list>
 
 #include "tests/unit/raw_requests.hpp"
 
@@ -215,7 +216,8 @@ TEST_F(Injection, ALinkIsNoDirectoryAndNoFile) {
 TEST_F(Injection, WhatIsNoFileIsNotOpened) {
   RawGuest guest(jail(), {});
   const auto fifo = guest.look_up(FUSE_ROOT_ID, "fifo");
-  for (const std::uint32_t flags : {O_RDONLY, O_WRONLY, O_RDWR, O_WRONLY | O_TRUNC}) {
+  for (const unsigned flags :
+       std::initializer_list<unsigned>{O_RDONLY, O_WRONLY, O_RDWR, O_WRONLY | O_TRUNC}) {
     EXPECT_EQ(guest.ask(FUSE_OPEN, fifo, body_of(fuse_open_in{flags, 0})).error, ENXIO);
   }
   fuse_setattr_in in{};
@@ -228,7 +230,8 @@ TEST_F(Injection, WhatIsNoFileIsNotOpened) {
         body_of(fuse_create_in{O_RDWR | O_CREAT | O_TRUNC, 0644, 0, 0}, std::string_view(name));
     EXPECT_EQ(guest.ask(FUSE_CREATE, FUSE_ROOT_ID, body).error, EEXIST) << name;
   }
-  for (const unsigned kind : {S_IFCHR, S_IFBLK, S_IFDIR, S_IFLNK, S_IFMT}) {
+  for (const mode_t kind :
+       std::initializer_list<mode_t>{S_IFCHR, S_IFBLK, S_IFDIR, S_IFLNK, S_IFMT}) {
     const auto body = body_of(fuse_mknod_in{kind | 0666, 0x103, 0, 0}, std::string_view("made"));
     EXPECT_NE(guest.ask(FUSE_MKNOD, FUSE_ROOT_ID, body).error, 0) << kind;
   }
@@ -273,7 +276,8 @@ TEST_F(Injection, AReadOnlyExportRefusesToChangeAnythingByItself) {
     const auto body = valid_body(opcode, handle, file, "new", "newer");
     EXPECT_EQ(guest.ask(opcode, FUSE_ROOT_ID, body).error, EROFS) << opcode;
   }
-  for (const std::uint32_t flags : {O_WRONLY, O_RDWR, O_RDONLY | O_TRUNC}) {
+  for (const unsigned flags :
+       std::initializer_list<unsigned>{O_WRONLY, O_RDWR, O_RDONLY | O_TRUNC}) {
     EXPECT_EQ(guest.ask(FUSE_OPEN, file, body_of(fuse_open_in{flags, 0})).error, EROFS);
   }
   EXPECT_EQ(names_in(jail()).size(), 5U);
