@@ -44,5 +44,5 @@ def _versions(rows):
             lines = run(*row.version).strip().splitlines()
         except BenchError as error:  # xmount ends with an error after it has told
             lines = [str(error)]
-        found[row.name] = lines[0] if lines else "?"
+        found[row.name] = lines[0].partition(" Copyright")[0] if lines else "?"
     return found
