@@ -68,6 +68,11 @@ class MappedWindows {
   /// windows that could make room are pinned: read instead.
   [[nodiscard]] Pin acquire(std::uint64_t offset);
 
+  /// As Storage::prefetch.
+  void prefetch(std::uint64_t offset, std::uint64_t length) const {
+    file_.prefetch(offset, length);
+  }
+
  private:
   struct Slot {
     std::uint64_t window = 0;

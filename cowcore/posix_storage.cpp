@@ -209,7 +209,13 @@ std::uint64_t PosixStorage::clone_from(const Storage& from, std::uint64_t from_o
 std::optional<Mapping> PosixStorage::map(std::uint64_t offset, std::size_t length) const {
   void* data = ::mmap(nullptr, length, PROT_READ, MAP_SHARED, fd_.get(), to_off(offset));
   if (data == MAP_FAILED) return std::nullopt;
+  // Otherwise a touch reads all that lies around it: the disk's whole readahead, which may be MiB.
+  ::madvise(data, length, MADV_RANDOM);
   return Mapping(static_cast<const std::byte*>(data), length);
+}
+
+void PosixStorage::prefetch(std::uint64_t offset, std::uint64_t length) const {
+  ::posix_fadvise(fd_.get(), to_off(offset), to_off(length), POSIX_FADV_WILLNEED);
 }
 
 void PosixStorage::lock(LockKind kind) {

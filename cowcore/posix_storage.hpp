@@ -43,6 +43,7 @@ class PosixStorage final : public Storage {
   std::uint64_t clone_from(const Storage& from, std::uint64_t from_offset, std::uint64_t to_offset,
                            std::uint64_t length) override;
   [[nodiscard]] std::optional<Mapping> map(std::uint64_t offset, std::size_t length) const override;
+  void prefetch(std::uint64_t offset, std::uint64_t length) const override;
   void lock(LockKind kind) override;
 
  private:

@@ -10,6 +10,9 @@ namespace {
 /// Never written, so all of it is the kernel's one page of zeros.
 constexpr std::size_t zeros_length = std::size_t{1} << 20;
 
+/// Longer reads are read from the disk at once, shorter ones page by page as they are touched.
+constexpr std::size_t shortest_prefetch = std::size_t{16} << 10;
+
 const std::byte* zeros() {
   static const ZeroedArray<std::byte> array(zeros_length);
   return &array[0];
@@ -59,6 +62,7 @@ const MappedWindows::Pin* ReadView::pin(MappedWindows& file, std::uint64_t offse
 }
 
 bool ReadView::add_mapped(MappedWindows& file, std::uint64_t offset, std::size_t length) {
+  if (length >= shortest_prefetch) file.prefetch(offset, length);
   const auto pieces_before = pieces_.size();
   const auto length_before = pieces_.empty() ? 0 : pieces_.back().iov_len;
   while (length > 0) {

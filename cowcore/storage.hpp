@@ -93,10 +93,14 @@ class Storage {
     return 0;
   }
 
-  /// Maps the range for reading; it may reach past the end of the file. Nothing if this storage
-  /// can't be mapped. See Mapping for what may be done with it.
+  /// Maps the range for reading; it may reach past the end of the file. What is touched is read
+  /// from the disk page by page: for more, see prefetch(). Nothing if this storage can't be mapped.
+  /// See Mapping for what may be done with it.
   [[nodiscard]] virtual std::optional<Mapping> map(std::uint64_t offset,
                                                    std::size_t length) const = 0;
+
+  /// Begins to read the range into memory, all of it at once, if it is not there. Only a hint.
+  virtual void prefetch(std::uint64_t /*offset*/, std::uint64_t /*length*/) const {}
 
   /// Locks the whole file until this object is gone. Throws Busy, naming the holder where the
   /// system tells, if somebody else holds a lock that conflicts.

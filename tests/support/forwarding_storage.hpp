@@ -34,6 +34,9 @@ class ForwardingStorage : public core::Storage {
   [[nodiscard]] std::uint64_t next_hole(std::uint64_t offset) const override {
     return inner_->next_hole(offset);
   }
+  void prefetch(std::uint64_t offset, std::uint64_t length) const override {
+    inner_->prefetch(offset, length);
+  }
   [[nodiscard]] std::optional<core::Mapping> map(std::uint64_t offset,
                                                  std::size_t length) const override {
     return inner_->map(offset, length);
