@@ -120,9 +120,12 @@ std::optional<RawReply> RawGuest::try_ask(std::uint32_t opcode, std::uint64_t no
 }
 
 RawReply RawGuest::ask(std::uint32_t opcode, std::uint64_t node, const MessageBytes& body) {
-  auto reply = try_ask(opcode, node, body);
-  if (!reply) throw std::runtime_error("a request is not answered");
-  return *reply;
+  const auto header = header_for(opcode, node, body);
+  send(body_of(header, body));
+  for (;;) {  // several threads answer in any order
+    auto reply = receive();
+    if (reply.unique == header.unique) return reply;
+  }
 }
 
 std::uint64_t RawGuest::look_up(std::uint64_t parent, std::string_view name) {
