@@ -19,6 +19,7 @@
 #include <charconv>
 #include <csignal>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
@@ -140,9 +141,15 @@ int Broker::run(const std::function<void(const std::string&)>& on_ready,
     if (wait[1].revents != 0) handle_reports(on_ready);
     if (wait[2].revents != 0) handle_requests();
     handle_signals(on_stop);
-    int status = 0;
-    const pid_t ended = ::waitpid(-1, &status, WNOHANG);
-    if (ended <= 0) continue;
+    if (const auto end = reap(on_ready)) return *end;
+  }
+}
+
+/// Takes every child that has ended, since signals of several are one. What the worker's end means
+/// for the export; nothing while it lives.
+std::optional<int> Broker::reap(const std::function<void(const std::string&)>& on_ready) {
+  int status = 0;
+  for (pid_t ended = 0; (ended = ::waitpid(-1, &status, WNOHANG)) > 0;) {
     handle_reports(on_ready);
     if (ended != worker_) continue;  // it has gone on in its namespaces
     if (!refusal_.empty()) throw std::runtime_error(refusal_);
@@ -154,6 +161,7 @@ int Broker::run(const std::function<void(const std::string&)>& on_ready,
         fmt::format("the worker was killed by signal {}; the export ends", WTERMSIG(status)));
     return -1;
   }
+  return std::nullopt;
 }
 
 void Broker::handle_signals(const std::function<void(int)>& on_stop) {

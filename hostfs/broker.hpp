@@ -49,6 +49,7 @@ class Broker {
  private:
   void start_worker();
   void handle_signals(const std::function<void(int)>& on_stop);
+  [[nodiscard]] std::optional<int> reap(const std::function<void(const std::string&)>& on_ready);
   void handle_requests();
   void handle_reports(const std::function<void(const std::string&)>& on_ready);
   void log_line(char kind, std::string line);

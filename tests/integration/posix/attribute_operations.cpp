@@ -203,6 +203,10 @@ constexpr std::array operations{
 
 }  // namespace
 
+bool names_no_owner(const Call& call) {
+  return pick(call, 0, owners) == uid_t(-1) && pick(call, 8, owners) == uid_t(-1);
+}
+
 bool names_unknown_attribute(const Call& call) {
   return !attribute_name(call).starts_with("user.");
 }

@@ -69,6 +69,8 @@ const Value& pick(const Call& call, unsigned shift, const std::array<Value, Coun
 /// What is written: it tells one write from another.
 [[nodiscard]] std::string pattern(const Call& call, std::size_t length);
 
+/// Of a chown(2): whether it leaves both owners as they are.
+[[nodiscard]] bool names_no_owner(const Call& call);
 /// Of a call on extended attributes: whether it is about one outside of "user.".
 [[nodiscard]] bool names_unknown_attribute(const Call& call);
 
