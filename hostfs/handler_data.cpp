@@ -1,6 +1,7 @@
 // Requests on files that are open.
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -127,7 +128,12 @@ void Handler::flush(Request& request) {
 
 void Handler::release(Request& request) {
   const auto in = request.in.take<fuse_release_in>();
-  { (void)fs_.files_.pin(in.fh, request.header.nodeid); }  // it must be this node's
+  {
+    const auto file = fs_.files_.pin(in.fh, request.header.nodeid);  // it must be this node's
+    // Closing may not be enough: for kernel passthrough the kernel holds one of a node's open files
+    // until the last of them is closed.
+    if ((in.release_flags & FUSE_RELEASE_FLOCK_UNLOCK) != 0) ::flock(file.fd(), LOCK_UN);
+  }
   unregister_open(request.header.nodeid, in.fh);
   fs_.locks_.release(request.header.nodeid, in.fh);
   answer_done(request);

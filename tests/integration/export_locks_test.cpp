@@ -88,6 +88,18 @@ TEST_F(ExportLocks, OfFlockHoldEverywhere) {
   }
 }
 
+TEST_F(ExportLocks, OfFlockGoWithTheirFileAlsoWhereAnotherStaysOpen) {
+  for (const auto& mine : places_) {
+    auto file = open_file(mine, O_RDWR);
+    const auto other = open_file(mine, O_RDWR);
+    ASSERT_EQ(::flock(file.get(), LOCK_EX), 0);
+    ASSERT_EQ(error_of_call(::flock(other.get(), LOCK_EX | LOCK_NB)), EWOULDBLOCK);
+    file = {};
+    // The kernel tells of the last close of a file a little later.
+    EXPECT_TRUE(eventually([&] { return ::flock(other.get(), LOCK_EX | LOCK_NB) == 0; })) << mine;
+  }
+}
+
 TEST_F(ExportLocks, OfOpenFilesGoWithThem) {
   for (const auto& mine : places_) {
     auto file = open_file(mine, O_RDWR);

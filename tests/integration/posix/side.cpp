@@ -161,7 +161,7 @@ std::string line_of(const struct stat& status) {
   auto mode = status.st_mode;
   // Without group execution set-group-ID means nothing. Whether a write clears it depends on the
   // writer's groups, which FUSE does not tell.
-  if (S_ISREG(mode) && (mode & S_IXGRP) == 0) mode &= ~static_cast<mode_t>(S_ISGID);
+  if (!S_ISDIR(mode) && (mode & S_IXGRP) == 0) mode &= ~static_cast<mode_t>(S_ISGID);
   return fmt::format("mode {:o} owner {}:{} links {} size {} device {}:{} mtime {}", mode,
                      status.st_uid, status.st_gid, status.st_nlink, status.st_size,
                      major(status.st_rdev), minor(status.st_rdev), time_text(status.st_mtim));
