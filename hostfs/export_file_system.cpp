@@ -32,7 +32,7 @@ std::uint32_t descriptor_limit() {
 
 // Shares of it: what is left is for locks, and to work with.
 std::uint32_t inode_limit(std::uint32_t wanted) {
-  const auto most = descriptor_limit() / 4 * 3;
+  const auto most = descriptor_limit() / 16 * 13;
   return wanted == 0 ? most : std::min(wanted, most);
 }
 std::uint32_t open_limit(std::uint32_t wanted) {

@@ -13,8 +13,8 @@ constexpr std::size_t at_once = 128;
 Pruner::Pruner(NodeTable& nodes, const fuse::Device& device)
     : nodes_(nodes),
       device_(device),
-      crowded_(nodes.limit() / 4 * 3),
-      roomy_(nodes.limit() / 2),
+      crowded_(nodes.limit() - nodes.limit() / 8),
+      roomy_(nodes.limit() - nodes.limit() / 4),
       thread_([this](const std::stop_token& stop) { run(stop); }) {}
 
 void Pruner::wake() {
