@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,18 +19,6 @@ namespace {
 template <typename Message>
 iovec piece_of(Message& message) {
   return {&message, sizeof message};
-}
-
-/// Brings the pages of a reply into memory. The kernel would do it when it takes them, but not for
-/// a process that is just being killed: for that it fails the request with EIO, where one that is
-/// not answered is answered by the next worker. What can't be had is left to the reply.
-void bring_in(std::span<const iovec> pieces) {
-  static const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  for (const auto& piece : pieces) {
-    auto* begin = static_cast<std::byte*>(piece.iov_base);
-    const auto before = reinterpret_cast<std::uintptr_t>(begin) % page;
-    ::madvise(begin - before, before + piece.iov_len, MADV_POPULATE_READ);
-  }
 }
 
 }  // namespace
@@ -81,7 +68,6 @@ Delivery Device::reply(std::uint64_t unique, std::span<const iovec> pieces) cons
   std::size_t length = sizeof header;
   for (const auto& piece : pieces) length += piece.iov_len;
   header.len = static_cast<std::uint32_t>(length);
-  bring_in(pieces);
   return deliver(std::span(message).first(pieces.size() + 1));
 }
 

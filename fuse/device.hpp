@@ -38,7 +38,8 @@ class Device {
   /// Throws std::system_error when the device fails.
   Received receive(std::span<std::byte> buffer, std::size_t& length) const;
 
-  /// Answers the request `unique` with pieces of memory, at most 1000.
+  /// Answers the request `unique` with pieces of memory, at most 1000. For those of mapped
+  /// files see fuse/presence.hpp.
   Delivery reply(std::uint64_t unique, std::span<const iovec> pieces) const;
   /// Answers with a structure of the protocol.
   template <typename Message>

@@ -20,6 +20,7 @@
 #include "fuse/control.hpp"
 #include "fuse/errno_of.hpp"
 #include "fuse/init_request.hpp"
+#include "fuse/presence.hpp"
 
 namespace cowfs::fuse {
 namespace {
@@ -52,7 +53,9 @@ ImageFileSystem::ImageFileSystem(core::CowImage& image, const Device& device, Ro
       cache_(cache),
       page_cache_(device, disk_node_,
                   cache.mode == CachePolicy::Mode::kernel ? PageCache::unlimited : cache.window),
-      supervisor_(::getppid()) {}
+      supervisor_(::getppid()) {
+  prepare_to_touch();
+}
 
 void ImageFileSystem::negotiate(fuse_conn_info& connection) {
   // The kernel's own truncation at open would leave it with a size of 0 for a file that has none.
@@ -157,6 +160,7 @@ class ImageFileSystem::Handler final : public RequestHandler {
       view_.clear();
       return true;
     }
+    touch_pages(view_.pieces());
     if (device_.reply(unique, view_.pieces()) == Delivery::unreadable) {
       owner_.report_unreadable(offset, length);
     }

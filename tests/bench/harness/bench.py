@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import sys
+import tempfile
 
 from harness.processes import BenchError
 
@@ -82,6 +83,19 @@ def write_random(path, size):
             file.write(generator.randbytes(min(FRAME, size - begin)))
         file.flush()
         os.fsync(file.fileno())
+
+
+def warm_memory(directory, size):
+    """Sees to it that so many pages that a file's cache is about to take are really there.
+
+    The host of a virtual machine takes free memory back within seconds: to give it again costs more
+    than all that is measured here, and would hit whoever comes first. So a file is written, and
+    removed before it goes to the disk: what it leaves is what the next file gets.
+    """
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        frame = bytes(FRAME)
+        for _ in range(0, size, FRAME):
+            file.write(frame)
 
 
 def need_space(directory, size):

@@ -1,0 +1,59 @@
+#include "fuse/presence.hpp"
+
+#include <unistd.h>
+
+#include <csetjmp>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+
+namespace cowfs::fuse {
+namespace {
+
+/// Where a thread that touches pages goes on after a SIGBUS; null while it does not.
+thread_local sigjmp_buf* volatile way_out = nullptr;
+
+void leave(int number) {
+  if (way_out != nullptr) ::siglongjmp(*way_out, 1);
+  // Not ours. The instruction is run again when this returns, and then ends the process.
+  ::signal(number, SIG_DFL);
+}
+
+std::uintptr_t page_size() {
+  static const auto size = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  return size;
+}
+
+void touch(const iovec& piece) noexcept {
+  const auto page = page_size();
+  const auto begin = reinterpret_cast<std::uintptr_t>(piece.iov_base);
+  const auto end = begin + piece.iov_len;
+  for (auto at = begin; at < end; at = (at / page + 1) * page) {
+    static_cast<void>(*reinterpret_cast<const volatile std::byte*>(at));
+  }
+}
+
+}  // namespace
+
+void prepare_to_touch() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    struct sigaction action {};
+    action.sa_handler = leave;
+    // The jump does not come back through the kernel, which would open the signal's mask again.
+    action.sa_flags = SA_NODEFER;
+    ::sigaction(SIGBUS, &action, nullptr);
+  });
+}
+
+void touch_pages(std::span<const iovec> pieces) noexcept {
+  sigjmp_buf place;
+  if (sigsetjmp(place, 0) == 0) {
+    way_out = &place;
+    for (const auto& piece : pieces) touch(piece);
+  }
+  way_out = nullptr;
+}
+
+}  // namespace cowfs::fuse
