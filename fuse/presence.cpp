@@ -26,11 +26,11 @@ std::uintptr_t page_size() {
 }
 
 void touch(const iovec& piece) noexcept {
-  const auto page = page_size();
-  const auto begin = reinterpret_cast<std::uintptr_t>(piece.iov_base);
-  const auto end = begin + piece.iov_len;
-  for (auto at = begin; at < end; at = (at / page + 1) * page) {
-    static_cast<void>(*reinterpret_cast<const volatile std::byte*>(at));
+  const auto* at = static_cast<const std::byte*>(piece.iov_base);
+  const auto* end = at + piece.iov_len;
+  for (auto before = reinterpret_cast<std::uintptr_t>(at) % page_size(); at < end; before = 0) {
+    static_cast<void>(*static_cast<const volatile std::byte*>(at));
+    at += page_size() - before;
   }
 }
 

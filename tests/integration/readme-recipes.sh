@@ -41,7 +41,7 @@ chmod +x "$work/bin/linux.uml"
 
 awk -v dir="$work" '/^```sh$/ { inside = 1; n++; next } /^```$/ { inside = 0 }
                     inside { print > (dir "/recipe-" n) }' "$readme"
-expect_equal "the README has five recipes" "$(ls "$work"/recipe-* | wc -l)" 5
+expect_equal "the README has six recipes" "$(ls "$work"/recipe-* | wc -l)" 6
 
 recipe() {
     (cd "$work" && PATH=$work/bin:$PATH timeout 120 bash -euo pipefail "recipe-$1" >"output-$1" 2>&1) ||
@@ -60,5 +60,8 @@ expect_equal "it shows what the loop device wrote" "$(cat "$work/output-4")" hel
 expect_equal "the COW is unchanged by it" "$(sha256sum <"$work/guest1.cow")" "$before"
 check "unmounting" recipe 5
 check "the copy equals the COW" same_bytes "$work/guest1.cow" "$work/backup.cow"
+check "a directory for a guest" recipe 6
+expect_equal "what was made in the export is nobody's" "$(stat -c %U "$work/shared/from-the-guest")" nobody
+expect_equal "and has its content" "$(cat "$work/shared/from-the-guest")" hello
 expect_equal "the backing is unchanged" "$(sha256sum <"$work/images/root.img")" "$checksum"
 expect_equal "nothing is left mounted" "$(findmnt -rno TARGET | grep -c "^$work/" || true)" 0

@@ -39,6 +39,23 @@ def scale(document):
     return lines
 
 
+def export(document):
+    """Lines: a row for each column with the ratios of cowfs to the others, and what was missed."""
+    about = document["about"]
+    others = [name for name in document["rows"] if not name.startswith("cowfs")]
+    ours = [name for name in document["rows"] if name.startswith("cowfs")]
+    lines = [f"Medians of {about['rounds']} rounds in turns: {machine(about)} on a loop device.", ""]
+    lines += _head(["", *document["rows"], *(f"{row}, of {other}" for row in ours for other in others)])
+    for column, medians in document["medians"].items():
+        rates = [number(medians.get(row)) for row in document["rows"]]
+        ratios = [f"{medians[row] / medians[other]:.2f}" if {row, other} <= medians.keys() else "-"
+                  for row in ours for other in others]
+        lines.append(_row([column, *rates, *ratios]))
+    lines += ["", f"Private memory of an export: {document['idle_kib'] / 1024:.1f} MiB when idle, and "
+              f"{document['inode_bytes']:.0f} bytes for each inode that the kernel knows.", ""]
+    return lines + _missed(document["wanted"], [], lambda figure: figure["what"])
+
+
 def machine(about):
     """What it was measured on, in one line."""
     return (f"{about['cpu']}, {about['cpus']} CPUs, {about['memory_mib'] / 1024:.0f} GiB, Linux "
