@@ -21,6 +21,9 @@ namespace {
 
 namespace fs = boost::filesystem;
 
+/// For who reads in order through the page cache: a guest, a loop device.
+constexpr std::size_t readahead = std::size_t{512} << 10;
+
 struct MountArguments {
   std::string image;  ///< COW[,BACKING]
   std::string mount_point;
@@ -99,6 +102,7 @@ int supervise(const MountArguments& arguments, const ImageMountOptions& options,
   int status = -1;
   try {
     status = supervisor.run([&] {
+      fuse::set_readahead(mount_point, readahead);
       ready();
       if (!arguments.foreground) log.use_syslog();
     });

@@ -19,6 +19,7 @@
 #include <cstdio>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <system_error>
 
 #include "cowcore/errors.hpp"
@@ -136,21 +137,38 @@ struct UnrefTable {
   void operator()(libmnt_table* table) const { mnt_unref_table(table); }
 };
 
-/// Ends the connection, as its owner may. Not by stat(2) on the mount, which could wait for the
+/// The number of the mount on top there. Not by stat(2) on the mount, which could wait for the
 /// daemon.
-void abort_connection(const boost::filesystem::path& mount_point) {
+std::optional<dev_t> device_at(const boost::filesystem::path& mount_point) {
   const std::unique_ptr<libmnt_table, UnrefTable> table(
       mnt_new_table_from_file("/proc/self/mountinfo"));
-  if (!table) return;
+  if (!table) return std::nullopt;
   auto* found = mnt_table_find_target(table.get(), mount_point.c_str(), MNT_ITER_BACKWARD);
-  if (found == nullptr) return;
-  const auto control =
-      fmt::format("/sys/fs/fuse/connections/{}/abort", minor(mnt_fs_get_devno(found)));
-  const core::FileDescriptor file(::open(control.c_str(), O_WRONLY | O_CLOEXEC));
-  if (file) (void)!::write(file.get(), "1", 1);
+  if (found == nullptr) return std::nullopt;
+  return mnt_fs_get_devno(found);
+}
+
+/// Whether the kernel took it.
+bool write_setting(const std::string& name, const std::string& value) {
+  const core::FileDescriptor file(::open(name.c_str(), O_WRONLY | O_CLOEXEC));
+  return file && ::write(file.get(), value.data(), value.size()) >= 0;
+}
+
+/// Ends the connection, as its owner may.
+void abort_connection(const boost::filesystem::path& mount_point) {
+  const auto device = device_at(mount_point);
+  if (!device) return;
+  write_setting(fmt::format("/sys/fs/fuse/connections/{}/abort", minor(*device)), "1");
 }
 
 }  // namespace
+
+void set_readahead(const boost::filesystem::path& mount_point, std::size_t bytes) {
+  const auto device = device_at(mount_point);
+  if (!device) return;
+  write_setting(fmt::format("/sys/class/bdi/{}:{}/read_ahead_kb", major(*device), minor(*device)),
+                fmt::format("{}", bytes / 1024));
+}
 
 void unmount(const boost::filesystem::path& mount_point, Detach detach) {
   const bool by_force = detach == Detach::by_force;

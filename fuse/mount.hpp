@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/filesystem/path.hpp>
+#include <cstddef>
 #include <string>
 
 #include "cowcore/file_descriptor.hpp"
@@ -22,6 +23,10 @@ struct MountOptions {
 /// way of fusermount3. Always nodev and nosuid.
 /// Throws core::Error.
 [[nodiscard]] core::FileDescriptor mount(const MountOptions& options);
+
+/// Lets the kernel read so far ahead for programs that read in order; it would take 128 KiB. For a
+/// mount that is served already (FUSE_INIT sets what it would be), as root; else nothing changes.
+void set_readahead(const boost::filesystem::path& mount_point, std::size_t bytes);
 
 enum class Detach {
   if_idle,  ///< fails with EBUSY while somebody uses it

@@ -15,7 +15,14 @@ namespace {
 thread_local sigjmp_buf* volatile way_out = nullptr;
 
 void leave(int number) {
-  if (way_out != nullptr) ::siglongjmp(*way_out, 1);
+  if (way_out != nullptr) {
+    // The jump does not come back through the kernel, which would open the signal's mask again.
+    sigset_t mask;
+    ::sigemptyset(&mask);
+    ::sigaddset(&mask, number);
+    ::pthread_sigmask(SIG_UNBLOCK, &mask, nullptr);
+    ::siglongjmp(*way_out, 1);
+  }
   // Not ours. The instruction is run again when this returns, and then ends the process.
   ::signal(number, SIG_DFL);
 }
@@ -41,8 +48,6 @@ void prepare_to_touch() {
   std::call_once(once, [] {
     struct sigaction action {};
     action.sa_handler = leave;
-    // The jump does not come back through the kernel, which would open the signal's mask again.
-    action.sa_flags = SA_NODEFER;
     ::sigaction(SIGBUS, &action, nullptr);
   });
 }
