@@ -23,8 +23,9 @@ void leave(int number) {
     ::pthread_sigmask(SIG_UNBLOCK, &mask, nullptr);
     ::siglongjmp(*way_out, 1);
   }
-  // Not ours. The instruction is run again when this returns, and then ends the process.
+  // Not ours: it ends the process when this returns, also one that somebody has sent.
   ::signal(number, SIG_DFL);
+  ::raise(number);
 }
 
 std::uintptr_t page_size() {
