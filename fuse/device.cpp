@@ -46,6 +46,8 @@ Device::Received Device::receive(std::span<std::byte> buffer, std::size_t& lengt
     case EAGAIN:
     case ENOENT:  // the request was withdrawn while we took it
       return Received::interrupted;
+    case EINVAL:
+      return Received::needs_room;
     default:
       throw std::system_error(errno, std::generic_category(), "/dev/fuse: cannot read");
   }

@@ -33,7 +33,12 @@ class Device {
   /// received from; notices (invalidate, request_resend) may take any. Throws std::system_error.
   [[nodiscard]] Device clone() const;
 
-  enum class Received { request, interrupted, closed };
+  enum class Received {
+    request,
+    interrupted,
+    closed,
+    needs_room,  ///< for the longest request that was agreed on, at FUSE_INIT
+  };
   /// Waits for a request and puts it into `buffer`; `length` becomes its length.
   /// Throws std::system_error when the device fails.
   Received receive(std::span<std::byte> buffer, std::size_t& length) const;

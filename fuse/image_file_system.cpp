@@ -106,7 +106,7 @@ void ImageFileSystem::report_unreadable(std::uint64_t offset, std::size_t length
 class ImageFileSystem::Handler final : public RequestHandler {
  public:
   Handler(ImageFileSystem& owner, const Device& device)
-      : owner_(owner), image_(owner.image_), device_(device), view_(longest_transfer) {}
+      : owner_(owner), image_(owner.image_), device_(device), view_(longest_agreed_transfer) {}
 
   bool handle(const fuse_in_header& header, std::span<const std::byte> body) noexcept override {
     if (header.nodeid != owner_.disk_node_) return false;

@@ -24,7 +24,7 @@ namespace cowfs::fuse {
 namespace {
 
 /// The largest request is a write, and its headers.
-constexpr std::size_t buffer_bytes = longest_transfer + 4096;
+constexpr std::size_t headers_bytes = 4096;
 
 constexpr int wake_signal = SIGUSR2;
 
@@ -132,7 +132,7 @@ void Session::pass_to_library(std::span<std::byte> request) {
   fuse_session_process_buf(session_.get(), &buffer);
 }
 
-void Session::serve_one(std::span<std::byte> buffer, RequestHandler& handler, ThreadState& state) {
+bool Session::serve_one(std::span<std::byte> buffer, RequestHandler& handler, ThreadState& state) {
   std::size_t length = 0;
   state.waiting.store(true, std::memory_order_relaxed);
   const auto received = device_.receive(buffer, length);
@@ -140,13 +140,15 @@ void Session::serve_one(std::span<std::byte> buffer, RequestHandler& handler, Th
   switch (received) {
     case Device::Received::closed:
       stopping_ = true;  // serve() tells the others
-      return;
+      return true;
     case Device::Received::interrupted:
-      return;
+      return true;
+    case Device::Received::needs_room:
+      return false;
     case Device::Received::request:
       break;
   }
-  if (length < sizeof(fuse_in_header)) return;  // no kernel sends that, and nobody waits
+  if (length < sizeof(fuse_in_header)) return true;  // no kernel sends that, and nobody waits
   const auto request = buffer.first(length);
   const auto* header = reinterpret_cast<const fuse_in_header*>(request.data());
   if (!handler.handle(*header, request.subspan(sizeof *header))) {
@@ -159,6 +161,17 @@ void Session::serve_one(std::span<std::byte> buffer, RequestHandler& handler, Th
   }
   state.answered.store(state.answered.load(std::memory_order_relaxed) + 1,
                        std::memory_order_relaxed);
+  return true;
+}
+
+/// Serves with room for transfers of this length, until the end; or until the kernel wants more.
+void Session::serve_transfers(std::size_t longest, RequestHandler& handler, ThreadState& state) {
+  core::ZeroedArray<std::byte> buffer(longest + headers_bytes);
+  // With all its pages: the kernel brings in none for a process that is just being killed, and
+  // would fail the request that it had begun to copy, where the next worker could have it.
+  ::madvise(buffer.data(), buffer.size(), MADV_POPULATE_WRITE);
+  while (!stopping_ && serve_one({&buffer[0], buffer.size()}, handler, state)) {
+  }
 }
 
 bool Session::is_serving() {
@@ -182,12 +195,11 @@ void Session::stop() {
 void Session::serve(ThreadState& state) noexcept {
   std::exception_ptr failure;
   try {
-    core::ZeroedArray<std::byte> buffer(buffer_bytes);
-    // With all its pages: the kernel brings in none for a process that is just being killed, and
-    // would fail the request that it had begun to copy, where the next worker could have it.
-    ::madvise(buffer.data(), buffer.size(), MADV_POPULATE_WRITE);
     const auto handler = file_system_.new_handler(device_);
-    while (!stopping_) serve_one({&buffer[0], buffer.size()}, *handler, state);
+    for (const auto longest : {longest_transfer, longest_agreed_transfer}) {
+      serve_transfers(longest, *handler, state);
+    }
+    if (!stopping_) throw std::runtime_error("/dev/fuse: requests are longer than was agreed on");
   } catch (...) {
     failure = std::current_exception();
   }

@@ -57,6 +57,10 @@ class FileSystem {
 /// present, and a reader or writer of more is served by several threads at once.
 inline constexpr std::size_t longest_transfer = std::size_t{256} << 10;
 
+/// The same, for a mount that an older version has made and a newer one serves on: what is agreed
+/// on at FUSE_INIT stays so.
+inline constexpr std::size_t longest_agreed_transfer = std::size_t{1} << 20;
+
 /// How many threads serve a session if nobody says: twice the number of processors, from 4 to 16.
 [[nodiscard]] unsigned default_threads();
 
@@ -104,7 +108,9 @@ class Session {
   };
 
   void serve(ThreadState& state) noexcept;
-  void serve_one(std::span<std::byte> buffer, RequestHandler& handler, ThreadState& state);
+  void serve_transfers(std::size_t longest, RequestHandler& handler, ThreadState& state);
+  /// Returns false if the buffer has no room for what the kernel may send.
+  bool serve_one(std::span<std::byte> buffer, RequestHandler& handler, ThreadState& state);
   void pass_to_library(std::span<std::byte> request);
   ssize_t send(std::span<iovec> message);
   void wait_for_threads(std::vector<std::jthread>& workers);

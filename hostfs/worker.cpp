@@ -66,6 +66,8 @@ std::vector<std::byte> read_init(const fuse::Device& device) {
         continue;
       case fuse::Device::Received::closed:
         throw std::runtime_error("the mount is gone before it was served");
+      case fuse::Device::Received::needs_room:
+        throw std::runtime_error("/dev/fuse: the first request is too long");
     }
   }
 }
