@@ -473,7 +473,7 @@ const fuse_lowlevel_ops& ImageFileSystem::operations() const {
     ops.lseek = Operations::lseek;
     ops.statfs = Operations::statfs;
     ops.ioctl = Operations::ioctl;
-    // One name, for good. Left out, libfuse would say that this is not implemented.
+    // One name, for good: EPERM, where libfuse would answer ENOSYS for what is left out.
     ops.mknod = Operations::refuse<const char*, mode_t, dev_t>;
     ops.mkdir = Operations::refuse<const char*, mode_t>;
     ops.create = Operations::refuse<const char*, mode_t, fuse_file_info*>;

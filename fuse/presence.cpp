@@ -14,8 +14,9 @@ namespace {
 /// Where a thread that touches pages goes on after a SIGBUS; null while it does not.
 thread_local sigjmp_buf* volatile way_out = nullptr;
 
-void leave(int number) {
-  if (way_out != nullptr) {
+void leave(int number, siginfo_t* info, void* /*context*/) {
+  const bool is_fault = info->si_code > 0;  // somebody's kill(2) is none
+  if (is_fault && way_out != nullptr) {
     // The jump does not come back through the kernel, which would open the signal's mask again.
     sigset_t mask;
     ::sigemptyset(&mask);
@@ -48,7 +49,8 @@ void prepare_to_touch() {
   static std::once_flag once;
   std::call_once(once, [] {
     struct sigaction action {};
-    action.sa_handler = leave;
+    action.sa_sigaction = leave;
+    action.sa_flags = SA_SIGINFO;
     ::sigaction(SIGBUS, &action, nullptr);
   });
 }

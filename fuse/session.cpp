@@ -170,7 +170,7 @@ void Session::serve_transfers(std::size_t longest, RequestHandler& handler, Thre
   // With all its pages: the kernel brings in none for a process that is just being killed, and
   // would fail the request that it had begun to copy, where the next worker could have it.
   ::madvise(buffer.data(), buffer.size(), MADV_POPULATE_WRITE);
-  while (!stopping_ && serve_one({&buffer[0], buffer.size()}, handler, state)) {
+  while (!stopping_ && serve_one({buffer.data(), buffer.size()}, handler, state)) {
   }
 }
 

@@ -195,8 +195,7 @@ void Handler::lseek(Request& request) {
   const auto in = request.in.take<fuse_lseek_in>();
   if (in.whence != SEEK_DATA && in.whence != SEEK_HOLE) fail(EINVAL);
   const auto file = fs_.files_.pin(in.fh, request.header.nodeid);
-  const auto offset =
-      static_cast<off_t>(in.offset);  // which error is one less than 0, the host says
+  const auto offset = static_cast<off_t>(in.offset);  // one below 0 is the host's to refuse
   const auto found = ::lseek(file.fd(), offset, static_cast<int>(in.whence));
   if (found < 0) fail(errno);
   answer_with(request, fuse_lseek_out{static_cast<std::uint64_t>(found)});

@@ -42,10 +42,6 @@ fuse_dirent dirent_of(const DirectoryRecord& record, std::string_view name) {
   return entry;
 }
 
-}  // namespace
-
-namespace {
-
 void go_to(int directory, std::uint64_t position) {
   if (::lseek(directory, static_cast<off_t>(position), SEEK_SET) >= 0) return;
   const int error = errno;

@@ -5,7 +5,6 @@
 
 need_root
 need bwrap
-scripts=$(realpath "$interop/../../scripts")
 mkdir "$work/host" "$work/host/dir" "$work/outside" "$work/export"
 echo secret >"$work/outside/secret"
 
@@ -35,18 +34,7 @@ rm "$work/host/dir/file"
 
 "$COWFS" export "$work/host" "$work/export"
 at_exit "$COWFS" umount "$work/export"
-cat >"$work/jailed" <<EOT
-#!/bin/bash
-for argument; do
-    case \$argument in
-    uml_dir=* | run=*) given+=(-w "\${argument#*=}") ;;
-    initrd=*) given+=(-r "\${argument#*=}") ;;
-    esac
-done
-exec "$scripts/uml-jailed" "\${given[@]}" -w "$work/export" linux.uml "\$@"
-EOT
-chmod +x "$work/jailed"
-jailed=$(escapes "$work/export" | UML=$work/jailed "$interop/uml-run" -l "$kernel_log")
+jailed=$(escapes "$work/export" | guest_in_jail "$work/export")
 for way in 1 2 3; do
     check "in the jail: way $way leads nowhere" not grep -qx "$way secret" <<<"$jailed"
     check "  it was tried" grep -q "^$way " <<<"$jailed"

@@ -7,7 +7,6 @@ need_root
 need bwrap tar
 source=/usr/include/linux
 [[ -d $source ]] || skip "because there is no $source to copy"
-scripts=$(realpath "$interop/../../scripts")
 
 mkdir "$work"/{host,export}
 tar cf "$work/host/tree.tar" -C "$source" .
@@ -16,19 +15,8 @@ cp -r "$source" "$work/host/from-host"
 "$COWFS" export "$work/host" "$work/export"
 at_exit undo_mount_cow "$work/export"
 
-cat >"$work/jailed" <<EOT
-#!/bin/bash
-for argument; do
-    case \$argument in
-    uml_dir=* | run=*) given+=(-w "\${argument#*=}") ;;
-    initrd=*) given+=(-r "\${argument#*=}") ;;
-    esac
-done
-exec "$scripts/uml-jailed" "\${given[@]}" -w "$work/export" linux.uml "\$@"
-EOT
-chmod +x "$work/jailed"
 
-output=$(UML=$work/jailed "$interop/uml-run" -l "$kernel_log" <<EOT
+output=$(guest_in_jail "$work/export" <<EOT
 result() { if [ \$1 = 0 ]; then echo "done: \$2"; else echo "NOT: \$2"; fi; }
 mkdir /e && mount -t hostfs none /e -o $work/export || exit 90
 cd /e/from-host && sha256sum -c ../sums >/dev/null; result \$? "the guest reads what the host has"

@@ -5,6 +5,8 @@
 #
 #   guest [UML-RUN-OPTIONS] [UML-ARGUMENT...] <SCRIPT   boots UML; /host in the guest is $share, and the kernel
 #                                                       log goes to $kernel_log
+#   guest_in_jail DIRECTORY <SCRIPT                     the same by scripts/uml-jailed: of the host, UML sees this
+#                                                       directory and nothing else; no /host
 #
 # The model: what the merged image must hold, kept apart from cowfs and UML, with dd, in a plain file.
 #   make_backing BYTES      $work/backing, random and 0444, and $work/model, its copy filled up to whole sectors
@@ -29,6 +31,22 @@ write_changes='blockio copy /dev/ubdb /dev/ubda </host/changes'
 
 guest() {
     "$interop/uml-run" -s "$share" -l "$kernel_log" "$@"
+}
+
+# uml-run starts one program, which has to tell the jail of what else UML needs: the initrd and its own directories.
+guest_in_jail() {
+    cat >"$work/uml-in-jail" <<EOT
+#!/bin/bash
+for argument; do
+    case \$argument in
+    uml_dir=* | run=*) given+=(-w "\${argument#*=}") ;;
+    initrd=*) given+=(-r "\${argument#*=}") ;;
+    esac
+done
+exec "$interop/../../scripts/uml-jailed" "\${given[@]}" -w "$1" linux.uml "\$@"
+EOT
+    chmod +x "$work/uml-in-jail"
+    UML=$work/uml-in-jail "$interop/uml-run" -l "$kernel_log"
 }
 
 make_backing() {
