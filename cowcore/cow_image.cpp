@@ -34,6 +34,9 @@ namespace {
 /// From this length on it pays to point at a piece rather than to copy it.
 constexpr std::uint64_t shortest_piece = 4096;
 
+/// Ahead of a reader, no more of them are asked for: among many changes a stride has thousands.
+constexpr std::size_t most_runs_ahead = 32;
+
 [[noreturn]] void throw_error(int error, const std::string& what) {
   throw std::system_error(error, std::generic_category(), what);
 }
@@ -165,11 +168,24 @@ void CowImage::view_backing(std::uint64_t offset, std::size_t length, ReadView& 
   view.add_zeros(length - present);
 }
 
+void CowImage::read_ahead(std::uint64_t offset, std::uint64_t length) const {
+  const auto end = std::min(size(), offset + length);
+  for (std::size_t runs = 0; offset < end && runs < most_runs_ahead; ++runs) {
+    const auto run = run_at(offset, end);
+    const auto run_end = std::min(end, (offset / sector_bytes + run.length) * sector_bytes);
+    run.in_cow ? cow_->prefetch(layout_.data_offset + offset, run_end - offset)
+               : backing_->prefetch(offset, run_end - offset);
+    offset = run_end;
+  }
+}
+
 void CowImage::view(std::uint64_t offset, std::size_t length, ReadView& view) {
   view.clear();
   check_range(offset, length);
+  if (length == 0) return;
   if (length > view.longest()) throw_error(EINVAL, cow_->name() + ": read too long for its view");
   const auto end = offset + length;
+  const auto ahead = sequential_reads_.note(offset, length);
   while (offset < end) {
     const auto run = run_at(offset, end);
     const auto run_end = std::min(end, (offset / sector_bytes + run.length) * sector_bytes);
@@ -183,6 +199,7 @@ void CowImage::view(std::uint64_t offset, std::size_t length, ReadView& view) {
       offset = mixed_end;
     }
   }
+  if (ahead) read_ahead(*ahead, SequentialReads::stride);
 }
 
 // Writing

@@ -15,6 +15,7 @@
 #include "cowcore/range_locks.hpp"
 #include "cowcore/read_view.hpp"
 #include "cowcore/sector_map.hpp"
+#include "cowcore/sequential_reads.hpp"
 #include "cowcore/storage.hpp"
 
 namespace cowfs::core {
@@ -53,7 +54,7 @@ class CowImage {
   void read(std::uint64_t offset, std::span<std::byte> into) const;
 
   /// The same bytes as pieces of memory, most of them not copied; `length` is at most
-  /// `view.longest()`.
+  /// `view.longest()`. Reads ahead of who reads one piece after the other.
   void view(std::uint64_t offset, std::size_t length, ReadView& view);
 
   void write(std::uint64_t offset, std::span<const std::byte> from);
@@ -95,6 +96,7 @@ class CowImage {
   void read_mixed(std::uint64_t offset, std::span<std::byte> into) const;
   void view_cow(std::uint64_t offset, std::size_t length, ReadView& view);
   void view_backing(std::uint64_t offset, std::size_t length, ReadView& view);
+  void read_ahead(std::uint64_t offset, std::uint64_t length) const;
   [[nodiscard]] bool needs_fill(std::uint64_t offset) const;
   void write_filled(std::uint64_t offset, std::span<const std::byte> from);
   void write_data(std::uint64_t offset, std::span<const std::byte> from);
@@ -115,6 +117,7 @@ class CowImage {
   SectorMap map_;
   MappedWindows cow_windows_;
   MappedWindows backing_windows_;
+  SequentialReads sequential_reads_;
 
   /// A write of whole sectors holds its range shared. A write of a part of a sector that is not in
   /// the COW yet has to copy the rest from the backing: it holds the range alone, or the copy could
