@@ -27,12 +27,10 @@
 
 #include "cowcore/data_and_holes.hpp"
 #include "cowcore/errors.hpp"
+#include "cowcore/guarded_memory.hpp"
 
 namespace cowfs::core {
 namespace {
-
-/// From this length on it pays to point at a piece rather than to copy it.
-constexpr std::uint64_t shortest_piece = 4096;
 
 /// Ahead of a reader, no more of them are asked for: among many changes a stride has thousands.
 constexpr std::size_t most_runs_ahead = 32;
@@ -42,6 +40,26 @@ constexpr std::size_t most_runs_ahead = 32;
 }
 
 }  // namespace
+
+/// Runs of sectors that are in the COW and that are not, in turn.
+struct CowImage::MixedRun {
+  std::uint64_t begin;
+  std::uint64_t end;
+  bool in_cow;
+};
+
+class CowImage::MixedRuns {
+ public:
+  static constexpr std::size_t most = shortest_piece / sector_bytes;
+
+  void add(const MixedRun& run) { runs_[count_++] = run; }
+  [[nodiscard]] const MixedRun* begin() const { return runs_.data(); }
+  [[nodiscard]] const MixedRun* end() const { return runs_.data() + count_; }
+
+ private:
+  std::array<MixedRun, most> runs_;
+  std::size_t count_ = 0;
+};
 
 CowImage::CowImage(std::unique_ptr<Storage> cow, std::unique_ptr<Storage> backing,
                    const CowLayout& layout, bool read_only, std::unique_ptr<PendingStore> pending)
@@ -95,38 +113,59 @@ void CowImage::read_backing(std::uint64_t offset, std::span<std::byte> into) con
   std::ranges::fill(into.subspan(present), std::byte{});
 }
 
-/// Reads a piece of a page in which short runs alternate: both files whole, put together in memory.
+/// What of a piece of a page, in which short runs alternate, is where.
 ///
-/// What is where is asked once, before the files are read. A sector that enters the COW meanwhile
-/// is then read from the backing, as it was; asked later, it would be taken from a copy of the COW
-/// that is older than its data.
-void CowImage::read_mixed(std::uint64_t offset, std::span<std::byte> into) const {
-  struct Piece {
-    std::uint64_t begin;
-    std::uint64_t end;
-    bool in_cow;
-  };
-  std::array<Piece, shortest_piece / sector_bytes> pieces;
-  std::size_t count = 0;
-  const auto end = offset + into.size();
-  for (auto at = offset; at < end;) {
-    const auto run = run_at(at, end);
-    const auto run_end = std::min(end, (at / sector_bytes + run.length) * sector_bytes);
-    pieces[count++] = {at, run_end, run.in_cow};
-    at = run_end;
+/// This is asked once, before the files are read. A sector that enters the COW meanwhile is then
+/// read from the backing, as it was; asked later, it would be taken from a copy of the COW that is
+/// older than its data.
+CowImage::MixedRuns CowImage::mixed_runs(std::uint64_t offset, std::uint64_t end) const {
+  MixedRuns runs;
+  while (offset < end) {
+    const auto run = run_at(offset, end);
+    const auto run_end = std::min(end, (offset / sector_bytes + run.length) * sector_bytes);
+    runs.add({offset, run_end, run.in_cow});
+    offset = run_end;
   }
-  const auto present = std::span(pieces).first(count);
-  if (std::ranges::any_of(present, [](const Piece& piece) { return !piece.in_cow; })) {
+  return runs;
+}
+
+/// Reads such a piece: both files whole, put together in memory.
+void CowImage::read_mixed(std::uint64_t offset, std::span<std::byte> into) const {
+  const auto runs = mixed_runs(offset, offset + into.size());
+  if (std::ranges::any_of(runs, [](const MixedRun& run) { return !run.in_cow; })) {
     read_backing(offset, into);
   }
-  if (std::ranges::none_of(present, &Piece::in_cow)) return;
+  if (std::ranges::none_of(runs, &MixedRun::in_cow)) return;
   std::array<std::byte, shortest_piece> from_cow;
   read_cow(offset, std::span(from_cow).first(into.size()));
-  for (const auto& piece : present) {
-    if (!piece.in_cow) continue;
-    std::memcpy(&into[piece.begin - offset], &from_cow[piece.begin - offset],
-                piece.end - piece.begin);
+  for (const auto& run : runs) {
+    if (!run.in_cow) continue;
+    std::memcpy(&into[run.begin - offset], &from_cow[run.begin - offset], run.end - run.begin);
   }
+}
+
+/// The same from the mapped files, which takes no system call. Returns false if that can't be done.
+bool CowImage::copy_mixed(std::uint64_t offset, std::span<std::byte> into, ReadView& view) {
+  if (!mapped_memory_is_guarded()) return false;
+  std::array<GuardedCopy, MixedRuns::most> copies;
+  std::size_t count = 0;
+  for (const auto& run : mixed_runs(offset, offset + into.size())) {
+    const auto in_file = run.in_cow ? layout_.data_offset + run.begin : run.begin;
+    const auto length = run.end - run.begin;
+    const auto file_end =
+        run.in_cow ? cow_end_.load(std::memory_order_acquire) : layout_.backing_size;
+    if (in_file + length > file_end) return false;
+    const auto* from =
+        view.find_mapped(run.in_cow ? cow_windows_ : backing_windows_, in_file, length);
+    if (from == nullptr) return false;
+    copies[count++] = {&into[run.begin - offset], from, length};
+  }
+  return copy_guarded(std::span(copies).first(count));
+}
+
+void CowImage::view_mixed(std::uint64_t offset, std::size_t length, ReadView& view) {
+  const auto room = view.add_scratch(length);
+  if (!copy_mixed(offset, room, view)) read_mixed(offset, room);
 }
 
 void CowImage::read(std::uint64_t offset, std::span<std::byte> into) const {
@@ -195,7 +234,7 @@ void CowImage::view(std::uint64_t offset, std::size_t length, ReadView& view) {
       offset = run_end;
     } else {
       const auto mixed_end = std::min(end, round_down(offset, shortest_piece) + shortest_piece);
-      read_mixed(offset, view.add_scratch(mixed_end - offset));
+      view_mixed(offset, mixed_end - offset, view);
       offset = mixed_end;
     }
   }

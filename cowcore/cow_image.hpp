@@ -87,13 +87,21 @@ class CowImage {
 
  private:
   class ExtentFinder;
+  struct MixedRun;
+  class MixedRuns;
+
+  /// From this length on it pays to point at a piece rather than to copy it.
+  static constexpr std::uint64_t shortest_piece = 4096;
 
   void check_range(std::uint64_t offset, std::uint64_t length) const;
   void check_writable() const;
   [[nodiscard]] SectorMap::Run run_at(std::uint64_t offset, std::uint64_t end) const;
   void read_cow(std::uint64_t offset, std::span<std::byte> into) const;
   void read_backing(std::uint64_t offset, std::span<std::byte> into) const;
+  [[nodiscard]] MixedRuns mixed_runs(std::uint64_t offset, std::uint64_t end) const;
   void read_mixed(std::uint64_t offset, std::span<std::byte> into) const;
+  bool copy_mixed(std::uint64_t offset, std::span<std::byte> into, ReadView& view);
+  void view_mixed(std::uint64_t offset, std::size_t length, ReadView& view);
   void view_cow(std::uint64_t offset, std::size_t length, ReadView& view);
   void view_backing(std::uint64_t offset, std::size_t length, ReadView& view);
   void read_ahead(std::uint64_t offset, std::uint64_t length) const;

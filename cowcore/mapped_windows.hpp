@@ -64,8 +64,9 @@ class MappedWindows {
   /// `file` must outlive this object.
   explicit MappedWindows(const Storage& file) : file_(file) {}
 
-  /// Pins the window that holds `offset`. The pin is empty if the file can't be mapped now, or all
-  /// windows that could make room are pinned: read instead.
+  /// Pins the window that holds `offset`. The pin is empty if the file can't be mapped now, all
+  /// windows that could make room are pinned, or one would have to make room for a window that is
+  /// wanted for the first time, which takes longer than a short read: read instead.
   [[nodiscard]] Pin acquire(std::uint64_t offset);
 
   /// As Storage::prefetch.
@@ -74,17 +75,27 @@ class MappedWindows {
   }
 
  private:
+  static constexpr std::uint64_t no_window = UINT64_MAX;
+
   struct Slot {
     std::uint64_t window = 0;
     std::uint64_t last_use = 0;
     std::atomic<unsigned> pins = 0;  // goes up only under the set's mutex
     Mapping mapping;
+
+    [[nodiscard]] bool holds(std::uint64_t which) const {
+      return mapping.data() != nullptr && window == which;
+    }
   };
   struct Set {
     std::mutex mutex;
     std::uint64_t uses = 0;
+    std::uint64_t wanted = no_window;  ///< the last one that nothing made room for
     std::array<Slot, ways> slots;
   };
+
+  static Slot* choose(Set& set, std::uint64_t window);
+  bool map(Set& set, Slot& slot, std::uint64_t window);
 
   const Storage& file_;
   std::array<Set, sets> sets_;

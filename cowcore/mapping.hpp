@@ -10,7 +10,7 @@ namespace cowfs::core {
 ///
 /// The memory is for handing to the kernel (writev and the like), which answers EFAULT for a page
 /// that can't be had: a truncated file, a disk error. A program that touches such a page itself
-/// gets SIGBUS; so don't.
+/// gets SIGBUS; so don't, but by the functions of guarded_memory.hpp.
 class Mapping {
  public:
   Mapping() = default;

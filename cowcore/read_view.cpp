@@ -81,6 +81,14 @@ bool ReadView::add_mapped(MappedWindows& file, std::uint64_t offset, std::size_t
   return true;
 }
 
+const std::byte* ReadView::find_mapped(MappedWindows& file, std::uint64_t offset,
+                                       std::size_t length) {
+  const auto* window = pin(file, offset);
+  if (window == nullptr) return nullptr;
+  const auto [data, available] = window->from(offset);
+  return length <= available ? data : nullptr;
+}
+
 std::span<std::byte> ReadView::add_scratch(std::size_t length) {
   const std::span room(scratch_.get() + scratch_used_, length);
   scratch_used_ += length;

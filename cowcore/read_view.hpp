@@ -40,6 +40,8 @@ class ReadView {
   /// Adds the file's bytes from its mapped windows; false, with nothing added, if they can't be
   /// had.
   bool add_mapped(MappedWindows& file, std::uint64_t offset, std::size_t length);
+  /// Where bytes of the file are mapped; null if they can't be had, or not in one window.
+  const std::byte* find_mapped(MappedWindows& file, std::uint64_t offset, std::size_t length);
   /// Room for bytes that have to be copied; the caller fills it before the next call.
   std::span<std::byte> add_scratch(std::size_t length);
 

@@ -44,7 +44,7 @@ class Device {
   Received receive(std::span<std::byte> buffer, std::size_t& length) const;
 
   /// Answers the request `unique` with pieces of memory, at most 1000. For those of mapped
-  /// files see fuse/presence.hpp.
+  /// files see cowcore/guarded_memory.hpp.
   Delivery reply(std::uint64_t unique, std::span<const iovec> pieces) const;
   /// Answers with a structure of the protocol.
   template <typename Message>

@@ -16,11 +16,11 @@
 #include <optional>
 #include <string_view>
 
+#include "cowcore/guarded_memory.hpp"
 #include "cowcore/sector.hpp"
 #include "fuse/control.hpp"
 #include "fuse/errno_of.hpp"
 #include "fuse/init_request.hpp"
-#include "fuse/presence.hpp"
 
 namespace cowfs::fuse {
 namespace {
@@ -54,7 +54,7 @@ ImageFileSystem::ImageFileSystem(core::CowImage& image, const Device& device, Ro
       page_cache_(device, disk_node_,
                   cache.mode == CachePolicy::Mode::kernel ? PageCache::unlimited : cache.window),
       supervisor_(::getppid()) {
-  prepare_to_touch();
+  core::guard_mapped_memory();
 }
 
 void ImageFileSystem::negotiate(fuse_conn_info& connection) {
@@ -160,7 +160,9 @@ class ImageFileSystem::Handler final : public RequestHandler {
       view_.clear();
       return true;
     }
-    touch_pages(view_.pieces());
+    // The kernel would bring them in itself, but not for a process that is just being killed: for
+    // that it fails the request, where one that is not answered is answered by the next worker.
+    core::touch_pages(view_.pieces());
     if (device_.reply(unique, view_.pieces()) == Delivery::unreadable) {
       owner_.report_unreadable(offset, length);
     }

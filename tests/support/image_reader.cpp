@@ -11,6 +11,8 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "cowcore/guarded_memory.hpp"
+
 namespace cowfs::tests {
 namespace {
 
@@ -23,6 +25,7 @@ namespace {
 ViewReader::ViewReader(std::size_t longest)
     : view_(longest), copy_(::memfd_create("copy", MFD_CLOEXEC)) {
   if (!copy_) fail("memfd_create");
+  core::guard_mapped_memory();
 }
 
 std::vector<std::byte> ViewReader::read(core::CowImage& image, std::uint64_t offset,

@@ -13,7 +13,8 @@
 namespace cowfs::tests {
 
 /// Reads through CowImage::view and writev: the kernel copies the pieces out of the mapped files,
-/// as it does for the answer to a FUSE read. Thread safety: one thread at a time.
+/// as it does for the answer to a FUSE read. Guards mapped memory, as a server does. Thread safety:
+/// one thread at a time.
 class ViewReader {
  public:
   explicit ViewReader(std::size_t longest = std::size_t{1} << 20);

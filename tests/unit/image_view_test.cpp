@@ -55,6 +55,29 @@ TEST_F(ImageView, LongPiecesAreNotCopied) {
   view.clear();
 }
 
+TEST_F(ImageView, ShortPiecesAreCopiedFromTheMappedFiles) {
+  const auto pair = tests::make_pair_on_disk(directory_.path(), {}, random_);
+  const auto image = open(pair);
+  auto expected = pair.content;
+  for (std::size_t at = 1024; at < expected.size(); at += 2048) {
+    const auto bytes = random_.bytes(512);
+    image->write(at, bytes);
+    std::ranges::copy(bytes, expected.begin() + static_cast<std::ptrdiff_t>(at));
+  }
+  plan_->add({.operation = tests::Operation::read, .error = EIO, .lasting = true});
+  EXPECT_EQ(tests::difference(viewer_.read(*image, 0, 1 << 20), expected), "the same");
+  EXPECT_EQ(plan_->failures(), 0U);
+}
+
+TEST_F(ImageView, ShortPiecesOfWhatIsGoneAreAnError) {
+  const auto pair = tests::make_pair_on_disk(directory_.path(), {}, random_);
+  const auto image = open(pair);
+  for (std::size_t at = 65536; at < 131072; at += 1024) image->write(at, Bytes(512));
+  (void)viewer_.read(*image, 65536, 65536);
+  PosixStorage::open(pair.backing, Access::read_write, FileKinds::regular)->resize(8192);
+  EXPECT_EQ(tests::error_of([&] { (void)viewer_.read(*image, 65536, 4096); }), EIO);
+}
+
 TEST_F(ImageView, AFileThatCannotBeMappedIsReadInstead) {
   const auto pair = tests::make_pair_on_disk(directory_.path(), {}, random_);
   const auto image = open(pair);
@@ -139,6 +162,20 @@ class MappedWindowsTest : public testing::Test {
 
   static constexpr auto window = MappedWindows::window_bytes;
   static constexpr auto total = window * MappedWindows::sets * (MappedWindows::ways + 2);
+
+  /// The window number i of one set.
+  MappedWindows::Pin acquire(std::size_t i) {
+    return windows_.acquire(i * MappedWindows::sets * window);
+  }
+  std::vector<MappedWindows::Pin> fill_a_set() {
+    std::vector<MappedWindows::Pin> pins;
+    for (std::size_t i = 0; i < MappedWindows::ways; ++i) {
+      pins.push_back(acquire(i));
+      EXPECT_TRUE(pins.back());
+    }
+    return pins;
+  }
+
   std::unique_ptr<Storage> file_ = tests::open_mappable_memory("file");
   MappedWindows windows_{*file_};
 };
@@ -151,30 +188,29 @@ TEST_F(MappedWindowsTest, OneWindowServesAllItsOffsets) {
 }
 
 TEST_F(MappedWindowsTest, GivesNothingWhileAllThatCouldMakeRoomIsPinned) {
-  std::vector<MappedWindows::Pin> pins;
-  for (std::size_t i = 0; i < MappedWindows::ways; ++i) {
-    pins.push_back(windows_.acquire(i * MappedWindows::sets * window));
-    ASSERT_TRUE(pins.back());
-  }
-  const auto beyond = MappedWindows::ways * MappedWindows::sets * window;
-  EXPECT_FALSE(windows_.acquire(beyond));
-  EXPECT_TRUE(windows_.acquire(0)) << "one that is mapped can be had again";
+  const auto pins = fill_a_set();
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(acquire(MappedWindows::ways));
+  EXPECT_TRUE(acquire(0)) << "one that is mapped can be had again";
   EXPECT_TRUE(windows_.acquire(window)) << "other sets are not concerned";
-  pins.erase(pins.begin() + 1);
-  EXPECT_TRUE(windows_.acquire(beyond));
+}
+
+TEST_F(MappedWindowsTest, MakesRoomForAWindowThatIsWantedAgain) {
+  { const auto pins = fill_a_set(); }
+  constexpr auto one = MappedWindows::ways;
+  constexpr auto other = one + 1;
+  EXPECT_FALSE(acquire(one));
+  EXPECT_FALSE(acquire(other));
+  EXPECT_FALSE(acquire(one)) << "another one came between";
+  EXPECT_TRUE(acquire(one));
+  EXPECT_TRUE(acquire(one));
 }
 
 TEST_F(MappedWindowsTest, TheWindowThatWasNotUsedForLongestMakesRoom) {
-  const auto acquire = [&](std::size_t i) {
-    return windows_.acquire(i * MappedWindows::sets * window);
-  };
-  std::vector<const std::byte*> at;
-  for (std::size_t i = 0; i < MappedWindows::ways; ++i)
-    at.push_back(acquire(i).from(i * MappedWindows::sets * window).first);
-  (void)acquire(0);
-  const auto pin = acquire(MappedWindows::ways);
-  EXPECT_TRUE(pin);
-  EXPECT_EQ(acquire(0).from(0).first, at[0]) << "the one used last was unmapped";
+  { const auto pins = fill_a_set(); }
+  const auto* first = acquire(0).from(0).first;
+  EXPECT_FALSE(acquire(MappedWindows::ways));
+  EXPECT_TRUE(acquire(MappedWindows::ways));
+  EXPECT_EQ(acquire(0).from(0).first, first) << "the one used last was unmapped";
 }
 
 }  // namespace

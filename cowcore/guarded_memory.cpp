@@ -1,17 +1,21 @@
-#include "fuse/presence.hpp"
+#include "cowcore/guarded_memory.hpp"
 
 #include <unistd.h>
 
+#include <atomic>
 #include <csetjmp>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <mutex>
 
-namespace cowfs::fuse {
+namespace cowfs::core {
 namespace {
 
-/// Where a thread that touches pages goes on after a SIGBUS; null while it does not.
+std::atomic<bool> guarded = false;
+
+/// Where a thread that reads mapped memory goes on after a SIGBUS; null while it does not.
 thread_local sigjmp_buf* volatile way_out = nullptr;
 
 void leave(int number, siginfo_t* info, void* /*context*/) {
@@ -45,23 +49,40 @@ void touch(const iovec& piece) noexcept {
 
 }  // namespace
 
-void prepare_to_touch() {
+void guard_mapped_memory() {
   static std::once_flag once;
   std::call_once(once, [] {
     struct sigaction action {};
     action.sa_sigaction = leave;
     action.sa_flags = SA_SIGINFO;
-    ::sigaction(SIGBUS, &action, nullptr);
+    guarded = ::sigaction(SIGBUS, &action, nullptr) == 0;
   });
 }
 
-void touch_pages(std::span<const iovec> pieces) noexcept {
+bool mapped_memory_is_guarded() { return guarded.load(std::memory_order_relaxed); }
+
+// Both leave in the middle when a page is missing: nothing in them may need to be undone.
+
+bool touch_pages(std::span<const iovec> pieces) noexcept {
   sigjmp_buf place;
-  if (sigsetjmp(place, 0) == 0) {
+  const bool all = sigsetjmp(place, 0) == 0;
+  if (all) {
     way_out = &place;
     for (const auto& piece : pieces) touch(piece);
   }
   way_out = nullptr;
+  return all;
 }
 
-}  // namespace cowfs::fuse
+bool copy_guarded(std::span<const GuardedCopy> copies) noexcept {
+  sigjmp_buf place;
+  const bool all = sigsetjmp(place, 0) == 0;
+  if (all) {
+    way_out = &place;
+    for (const auto& copy : copies) std::memcpy(copy.to, copy.from, copy.length);
+  }
+  way_out = nullptr;
+  return all;
+}
+
+}  // namespace cowfs::core
