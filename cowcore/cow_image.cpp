@@ -218,13 +218,7 @@ void CowImage::read_ahead(std::uint64_t offset, std::uint64_t length) const {
   }
 }
 
-void CowImage::view(std::uint64_t offset, std::size_t length, ReadView& view) {
-  view.clear();
-  check_range(offset, length);
-  if (length == 0) return;
-  if (length > view.longest()) throw_error(EINVAL, cow_->name() + ": read too long for its view");
-  const auto end = offset + length;
-  const auto ahead = sequential_reads_.note(offset, length);
+void CowImage::fill_view(std::uint64_t offset, std::uint64_t end, ReadView& view) {
   while (offset < end) {
     const auto run = run_at(offset, end);
     const auto run_end = std::min(end, (offset / sector_bytes + run.length) * sector_bytes);
@@ -237,6 +231,20 @@ void CowImage::view(std::uint64_t offset, std::size_t length, ReadView& view) {
       view_mixed(offset, mixed_end - offset, view);
       offset = mixed_end;
     }
+  }
+}
+
+void CowImage::view(std::uint64_t offset, std::size_t length, ReadView& view) {
+  view.clear();
+  check_range(offset, length);
+  if (length == 0) return;
+  if (length > view.longest()) throw_error(EINVAL, cow_->name() + ": read too long for its view");
+  const auto ahead = sequential_reads_.note(offset, length);
+  try {
+    fill_view(offset, offset + length, view);
+  } catch (...) {
+    view.clear();
+    throw;
   }
   if (ahead) read_ahead(*ahead, SequentialReads::stride);
 }

@@ -54,7 +54,8 @@ class CowImage {
   void read(std::uint64_t offset, std::span<std::byte> into) const;
 
   /// The same bytes as pieces of memory, most of them not copied; `length` is at most
-  /// `view.longest()`. Reads ahead of who reads one piece after the other.
+  /// `view.longest()`. Reads ahead of who reads one piece after the other. The view is empty if
+  /// this throws.
   void view(std::uint64_t offset, std::size_t length, ReadView& view);
 
   void write(std::uint64_t offset, std::span<const std::byte> from);
@@ -104,6 +105,7 @@ class CowImage {
   void view_mixed(std::uint64_t offset, std::size_t length, ReadView& view);
   void view_cow(std::uint64_t offset, std::size_t length, ReadView& view);
   void view_backing(std::uint64_t offset, std::size_t length, ReadView& view);
+  void fill_view(std::uint64_t offset, std::uint64_t end, ReadView& view);
   void read_ahead(std::uint64_t offset, std::uint64_t length) const;
   [[nodiscard]] bool needs_fill(std::uint64_t offset) const;
   void write_filled(std::uint64_t offset, std::span<const std::byte> from);

@@ -157,7 +157,6 @@ class ImageFileSystem::Handler final : public RequestHandler {
     if (const int error = errno_of([&] { image_.view(offset, length, view_); })) {
       device_.reply_error(unique, error);
       if (error == EIO) owner_.report_unreadable(offset, length);
-      view_.clear();
       return true;
     }
     // The kernel would bring them in itself, but not for a process that is just being killed: for

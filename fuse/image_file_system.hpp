@@ -33,7 +33,7 @@ struct CachePolicy {
 enum class RootKind { file, directory };
 
 /// Thread safety: that of a session; all that it calls may be called at once.
-class ImageFileSystem final : public FileSystem {
+class ImageFileSystem : public FileSystem {
  public:
   /// All must outlive the file system.
   ImageFileSystem(core::CowImage& image, const Device& device, RootKind root,
