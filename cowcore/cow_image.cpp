@@ -23,6 +23,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <exception>
 #include <system_error>
 
 #include "cowcore/data_and_holes.hpp"
@@ -207,14 +208,18 @@ void CowImage::view_backing(std::uint64_t offset, std::size_t length, ReadView& 
   view.add_zeros(length - present);
 }
 
-void CowImage::read_ahead(std::uint64_t offset, std::uint64_t length) const {
+void CowImage::read_ahead(std::uint64_t offset, std::uint64_t length) const noexcept {
   const auto end = std::min(size(), offset + length);
-  for (std::size_t runs = 0; offset < end && runs < most_runs_ahead; ++runs) {
-    const auto run = run_at(offset, end);
-    const auto run_end = std::min(end, (offset / sector_bytes + run.length) * sector_bytes);
-    run.in_cow ? cow_->prefetch(layout_.data_offset + offset, run_end - offset)
-               : backing_->prefetch(offset, run_end - offset);
-    offset = run_end;
+  try {
+    for (std::size_t runs = 0; offset < end && runs < most_runs_ahead; ++runs) {
+      const auto run = run_at(offset, end);
+      const auto run_end = std::min(end, (offset / sector_bytes + run.length) * sector_bytes);
+      run.in_cow ? cow_->prefetch(layout_.data_offset + offset, run_end - offset)
+                 : backing_->prefetch(offset, run_end - offset);
+      offset = run_end;
+    }
+  } catch (const std::exception&) {
+    return;  // a bitmap that can't be read there is an error of who reads there
   }
 }
 

@@ -106,7 +106,7 @@ class CowImage {
   void view_cow(std::uint64_t offset, std::size_t length, ReadView& view);
   void view_backing(std::uint64_t offset, std::size_t length, ReadView& view);
   void fill_view(std::uint64_t offset, std::uint64_t end, ReadView& view);
-  void read_ahead(std::uint64_t offset, std::uint64_t length) const;
+  void read_ahead(std::uint64_t offset, std::uint64_t length) const noexcept;
   [[nodiscard]] bool needs_fill(std::uint64_t offset) const;
   void write_filled(std::uint64_t offset, std::span<const std::byte> from);
   void write_data(std::uint64_t offset, std::span<const std::byte> from);

@@ -79,7 +79,10 @@ bool copy_guarded(std::span<const GuardedCopy> copies) noexcept {
   const bool all = sigsetjmp(place, 0) == 0;
   if (all) {
     way_out = &place;
+    // For the handler the copies come between the two: the compiler need not keep them there.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
     for (const auto& copy : copies) std::memcpy(copy.to, copy.from, copy.length);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
   }
   way_out = nullptr;
   return all;

@@ -90,7 +90,7 @@ class MappedWindows {
   struct Set {
     std::mutex mutex;
     std::uint64_t uses = 0;
-    std::uint64_t wanted = no_window;  ///< the last one that nothing made room for
+    std::uint64_t wanted = no_window;  ///< the last one that was not mapped
     std::array<Slot, ways> slots;
   };
 

@@ -197,7 +197,7 @@ void Session::serve(ThreadState& state) noexcept {
   try {
     const auto handler = file_system_.new_handler(device_);
     for (const auto longest : {longest_transfer, longest_agreed_transfer}) {
-      serve_transfers(longest, *handler, state);
+      if (!stopping_) serve_transfers(longest, *handler, state);
     }
     if (!stopping_) throw std::runtime_error("/dev/fuse: requests are longer than was agreed on");
   } catch (...) {

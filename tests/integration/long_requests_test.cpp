@@ -101,6 +101,24 @@ class NotingFileSystem final : public fuse::ImageFileSystem {
   std::atomic<std::uint32_t> longest_write_ = 0;
 };
 
+/// Takes the mount away when it goes, which ends who serves it.
+class Unmounting {
+ public:
+  explicit Unmounting(boost::filesystem::path point) : point_(std::move(point)) {}
+  Unmounting(const Unmounting&) = delete;
+  Unmounting& operator=(const Unmounting&) = delete;
+  ~Unmounting() {
+    try {
+      fuse::unmount(point_, fuse::Detach::by_force);
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << error.what();
+    }
+  }
+
+ private:
+  boost::filesystem::path point_;
+};
+
 class LongRequests : public MountTest {};
 
 TEST_F(LongRequests, OfAMountThatIsTakenOverAreServed) {
@@ -117,6 +135,7 @@ TEST_F(LongRequests, OfAMountThatIsTakenOverAreServed) {
   fuse::Session session(device, file_system, 3, log);
   session.negotiate(init);
   const std::jthread server([&] { session.run(); });
+  const Unmounting at_end(point());
   {
     const auto file = open_file(point(), O_RDWR | O_DIRECT);
     auto expected = files.content;
@@ -129,7 +148,6 @@ TEST_F(LongRequests, OfAMountThatIsTakenOverAreServed) {
   }
   EXPECT_GT(file_system.longest_write(), fuse::longest_transfer);
   EXPECT_GT(file_system.longest_read(), fuse::longest_transfer);
-  fuse::unmount(point(), fuse::Detach::if_idle);
 }
 
 }  // namespace

@@ -15,7 +15,6 @@ cp -r "$source" "$work/host/from-host"
 "$COWFS" export "$work/host" "$work/export"
 at_exit undo_mount_cow "$work/export"
 
-
 output=$(guest_in_jail "$work/export" <<EOT
 result() { if [ \$1 = 0 ]; then echo "done: \$2"; else echo "NOT: \$2"; fi; }
 mkdir /e && mount -t hostfs none /e -o $work/export || exit 90

@@ -7,13 +7,14 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "cowcore/cow_image.hpp"
 #include "cowcore/sector.hpp"
 #include "tests/support/cow_pair.hpp"
+#include "tests/support/faulty_storage.hpp"
 #include "tests/support/forwarding_storage.hpp"
 #include "tests/support/memory_storage.hpp"
 #include "tests/support/test_random.hpp"
@@ -69,7 +70,7 @@ TEST(SequentialReads, NothingIsReadAheadOfWhoJumps) {
   SequentialReads reads;
   tests::TestRandom random;
   for (int i = 0; i < 100'000; ++i) {
-    EXPECT_FALSE(reads.note(random.between(1, 1U << 30) * 4096 + 1, 4096));
+    EXPECT_FALSE(reads.note(random.between(1, 1U << 30) * 4096 + 1, 4000));
   }
 }
 
@@ -131,6 +132,25 @@ TEST(ReadingAhead, GoesToTheFileThatHoldsTheData) {
   using Ranges = std::vector<NotingStorage::Range>;
   EXPECT_EQ(of_cow, (Ranges{{pair.layout.data_offset + change, 65536}}));
   EXPECT_EQ(of_backing, (Ranges{{2 * stride, 65536}, {change + 65536, stride - 131072}}));
+}
+
+TEST(ReadingAhead, ABitmapThatCannotBeReadFailsWhoReadsThereAndNobodyBefore) {
+  constexpr std::uint64_t of_one_piece = std::uint64_t{16} << 20;  // the bitmap is read in pieces
+  constexpr std::uint64_t length = std::uint64_t{256} << 10;
+  tests::TestRandom random;
+  auto pair = tests::make_pair_in_memory({.backing_size = of_one_piece + 2 * stride}, random);
+  const auto plan = std::make_shared<tests::FaultPlan>();
+  CowImage image(std::make_unique<tests::FaultyStorage>(pair.cow->open(), plan),
+                 pair.backing->open(), pair.layout, false);
+  plan->add({.lasting = true,
+             .from_offset = pair.layout.bitmap_offset + of_one_piece / sector_bytes / 8});
+  ReadView view(length);
+  for (std::uint64_t at = of_one_piece - 2 * stride; at < of_one_piece; at += length) {
+    EXPECT_NO_THROW(image.view(at, length, view)) << at;
+    view.clear();
+  }
+  EXPECT_GT(plan->failures(), 0U);
+  EXPECT_THROW(image.view(of_one_piece, length, view), std::system_error);
 }
 
 }  // namespace
