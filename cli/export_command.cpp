@@ -126,7 +126,6 @@ int serve(const ExportArguments& arguments, const hostfs::ExportOptions& options
   broker_options.command = worker_command(arguments, places);
   broker_options.directory = places.opened.get();
   broker_options.passthrough = is_root && options.passthrough;
-  broker_options.moves = options.sandbox == hostfs::SandboxKind::jail;
   broker_options.as = options.as;
   hostfs::Broker broker(fuse::mount({.mount_point = places.mount_point,
                                      .source = places.directory.string(),

@@ -16,7 +16,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <csignal>
 #include <cstring>
 #include <optional>
@@ -109,10 +108,9 @@ void Broker::start_worker() {
   const std::array<int, 4> descriptors{device_.get(),
                                        options_.passthrough ? requests[1].get() : nothing.get(),
                                        reports[1].get(), options_.directory};
-  has_moved_ = !options_.moves;
-  worker_ = ::fork();
-  if (worker_ < 0) throw_errno("cannot fork");
-  if (worker_ == 0) become_worker(options_.command, descriptors);
+  const pid_t worker = ::fork();
+  if (worker < 0) throw_errno("cannot fork");
+  if (worker == 0) become_worker(options_.command, descriptors);
   requests_ = std::move(requests[0]);
   reports_ = std::move(reports[0]);
 }
@@ -147,21 +145,27 @@ int Broker::run(const std::function<void(const std::string&)>& on_ready,
 
 /// Takes every child that has ended, since signals of several are one. What the worker's end means
 /// for the export; nothing while it lives.
+///
+/// A worker that goes on in namespaces of its own is two children for a while, which end in any
+/// order: the one that is left behind may be kept from running while the other serves and ends.
+/// So the worker has ended when no child is left, and that it went well is for all of them to say.
 std::optional<int> Broker::reap(const std::function<void(const std::string&)>& on_ready) {
   int status = 0;
-  for (pid_t ended = 0; (ended = ::waitpid(-1, &status, WNOHANG)) > 0;) {
-    handle_reports(on_ready);
-    if (ended != worker_) continue;  // it has gone on in its namespaces
-    if (!refusal_.empty()) throw std::runtime_error(refusal_);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == cannot_start_status) {
-      throw std::runtime_error("the sandbox: cannot start a worker; see the system's limits");
-    }
-    if (WIFEXITED(status)) return WEXITSTATUS(status);
-    log_.error(
-        fmt::format("the worker was killed by signal {}; the export ends", WTERMSIG(status)));
-    return -1;
+  pid_t ended = 0;
+  while ((ended = ::waitpid(-1, &status, WNOHANG)) > 0) {
+    if (worker_status_ == 0) worker_status_ = status;
   }
-  return std::nullopt;
+  if (ended == 0) return std::nullopt;
+  handle_reports(on_ready);
+  if (!refusal_.empty()) throw std::runtime_error(refusal_);
+  if (WIFEXITED(worker_status_)) {
+    const int exit_status = WEXITSTATUS(worker_status_);
+    if (exit_status != cannot_start_status) return exit_status;
+    throw std::runtime_error("the sandbox: cannot start a worker; see the system's limits");
+  }
+  log_.error(
+      fmt::format("the worker was killed by signal {}; the export ends", WTERMSIG(worker_status_)));
+  return -1;
 }
 
 void Broker::handle_signals(const std::function<void(int)>& on_stop) {
@@ -201,12 +205,6 @@ void Broker::handle_reports(const std::function<void(const std::string&)>& on_re
     switch (static_cast<Report>(text[0])) {
       case Report::ready:
         if (!std::exchange(told_ready_, true)) on_ready(line);
-        break;
-      case Report::moved:
-        // What it has become may have spoken before it.
-        if (!std::exchange(has_moved_, true)) {
-          std::from_chars(line.data(), line.data() + line.size(), worker_);
-        }
         break;
       case Report::refused:
         if (!told_ready_) refusal_ = without_control_characters(line);

@@ -30,7 +30,6 @@ struct BrokerOptions {
   std::vector<std::string> command;  ///< the worker's program and arguments
   int directory = -1;                ///< O_PATH, what is exported
   bool passthrough = false;
-  bool moves = true;          ///< the worker goes on in a process of namespaces of its own
   std::optional<Account> as;  ///< as whom the worker works
 };
 
@@ -62,8 +61,7 @@ class Broker {
   core::FileDescriptor signals_;
   core::FileDescriptor requests_;
   core::FileDescriptor reports_;
-  pid_t worker_ = -1;
-  bool has_moved_ = false;
+  int worker_status_ = 0;  ///< as wait(2) tells it, of the first child that did not end well
   bool told_ready_ = false;
   std::string refusal_;
   std::set<std::int32_t> backings_;  ///< ids that are registered

@@ -28,7 +28,6 @@ struct BrokerReply {
 /// The first byte of a message on the second socket; text follows.
 enum class Report : char {
   ready = 'r',    ///< it serves; the text is what is in force
-  moved = 'p',    ///< from the process that goes on in namespaces: it is now this one; once
   refused = 'x',  ///< it could not start; why
   info = 'i',
   warning = 'w',

@@ -159,7 +159,7 @@ void map_own_user(uid_t uid, gid_t gid) {
 
 }  // namespace
 
-void enter_namespaces(SandboxKind sandbox, const std::function<void(pid_t)>& moved) {
+void enter_namespaces(SandboxKind sandbox) {
   if (sandbox != SandboxKind::jail) return;
   const auto uid = ::geteuid();
   const auto gid = ::getegid();
@@ -169,10 +169,7 @@ void enter_namespaces(SandboxKind sandbox, const std::function<void(pid_t)>& mov
   const auto child =
       ::syscall(SYS_clone, flags | CLONE_PARENT | SIGCHLD, nullptr, nullptr, nullptr, nullptr);
   perform("cannot make namespaces", [&] { check(child < 0 ? -1 : 0); });
-  if (child > 0) {
-    moved(static_cast<pid_t>(child));
-    ::_exit(0);
-  }
+  if (child > 0) ::_exit(0);
   if (uid != 0) perform("cannot map its user", [&] { map_own_user(uid, gid); });
 }
 

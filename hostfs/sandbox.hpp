@@ -23,7 +23,6 @@
 #pragma once
 
 #include <boost/filesystem/path.hpp>
-#include <functional>
 #include <string>
 
 #include "cowcore/file_descriptor.hpp"
@@ -32,9 +31,9 @@
 namespace cowfs::hostfs {
 
 /// Step 1: goes on in a new process, a child of this one's parent, which is the first of its PID
-/// namespace. Calls `moved` with its number in the process that is left behind, which then ends.
-/// Nothing happens unless `sandbox` is the jail. Throws core::Error.
-void enter_namespaces(SandboxKind sandbox, const std::function<void(pid_t)>& moved);
+/// namespace. The process that is left behind ends, with status 0. Nothing happens unless `sandbox`
+/// is the jail. Throws core::Error.
+void enter_namespaces(SandboxKind sandbox);
 
 /// What the jailed process works with.
 struct Jail {

@@ -75,8 +75,7 @@ std::vector<std::byte> read_init(const fuse::Device& device) {
 void serve(const WorkerOptions& worker) {
   const auto& options = worker.options;
   const bool is_root = ::geteuid() == 0;
-  enter_namespaces(options.sandbox,
-                   [](pid_t pid) { ReportLog::report(Report::moved, std::to_string(pid)); });
+  enter_namespaces(options.sandbox);
   const auto hidden = key_of(worker.hidden);
   // Counted before the jail hides the processors' list.
   const auto threads = choose_threads(options.threads);

@@ -24,8 +24,10 @@ begin_export() {
     background "$COWFS" export -f -o "allow_other,passthrough=$1" "$work/host" "$work/export"
     broker=$background
     wait_until is_mounted "$work/export"
-    worker=$(xargs <"/proc/$broker/task/$broker/children")
-    [[ $worker =~ ^[0-9]+$ ]] || fail "the export has not one worker, but: $worker"
+    stat "$work/export/" >"$work/served"
+    # The last one: the process that it was before it went into the jail may not have ended yet.
+    worker=$(grep -oE '[0-9]+' "/proc/$broker/task/$broker/children" | tail -n 1)
+    [[ -n $worker ]] || fail "the export has no worker"
 }
 
 # Lines that are in the file for good, by what fsync says; their count goes to a file outside of the export.

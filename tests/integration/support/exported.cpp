@@ -53,9 +53,11 @@ Exported::~Exported() {
 pid_t Exported::worker() const {
   const auto pid = std::to_string(daemon_->pid());
   fs::ifstream children("/proc/" + pid + "/task/" + pid + "/children");
-  pid_t child = 0;
-  if (!(children >> child)) throw std::runtime_error("the export has no worker");
-  return child;
+  // The last one: the process that it was before it went into the jail may not have ended yet.
+  pid_t worker = 0;
+  for (pid_t child = 0; children >> child;) worker = child;
+  if (worker == 0) throw std::runtime_error("the export has no worker");
+  return worker;
 }
 
 void Exported::unmount() const {
