@@ -8,6 +8,7 @@
 #include <boost/filesystem.hpp>
 #include <boost/filesystem/fstream.hpp>
 #include <optional>
+#include <ostream>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -30,6 +31,8 @@ struct Fixture {
   std::string sha256_of_merged;
   std::string sha256_of_backing_size;
 };
+
+void PrintTo(const Fixture& fixture, std::ostream* out) { *out << fixture.name; }
 
 std::vector<Fixture> read_expectations() {
   std::vector<Fixture> fixtures;

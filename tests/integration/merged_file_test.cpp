@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <boost/filesystem.hpp>
 #include <cerrno>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -54,6 +55,8 @@ struct Use {
   std::vector<int> open_flags;  ///< one handle each, used in turn at random
   std::vector<std::string> options;
 };
+
+void PrintTo(const Use& use, std::ostream* out) { *out << use.name; }
 
 class MergedFileInUse : public MountTest, public ::testing::WithParamInterface<Use> {
  protected:

@@ -14,6 +14,7 @@
 #include <boost/filesystem.hpp>
 #include <ctime>
 #include <functional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -198,6 +199,8 @@ struct Damage {
   Bytes bytes;
   std::string message;
 };
+
+void PrintTo(const Damage& damage, std::ostream* out) { *out << damage.name; }
 
 class RefusalOfDamage : public Refusal, public ::testing::WithParamInterface<Damage> {};
 

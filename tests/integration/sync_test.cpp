@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <functional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,8 @@ struct SynchronousOpen {
   std::string name;
   int flags;
 };
+
+void PrintTo(const SynchronousOpen& open, std::ostream* out) { *out << open.name; }
 
 class SyncByOpen : public Sync, public ::testing::WithParamInterface<SynchronousOpen> {};
 

@@ -98,6 +98,15 @@ def warm_memory(directory, size):
             file.write(frame)
 
 
+def in_turn(chosen, turn):
+    """The same in another order in each round: what one leaves behind (memory, dirty pages) meets
+    another, and each comes first as often as the others (rows of a Williams square).
+    """
+    chosen = list(chosen)
+    zigzag = [(step + 1) // 2 * (1 if step % 2 else -1) for step in range(len(chosen))]
+    return [chosen[(turn + place) % len(chosen)] for place in zigzag]
+
+
 def need_space(directory, size):
     """BenchError when a file system has no room for so many bytes."""
     there = os.statvfs(directory)

@@ -5,7 +5,7 @@ import shutil
 import statistics
 
 from harness import guests, memory
-from harness.bench import drop, need_space, note, settle
+from harness.bench import drop, in_turn, need_space, note, settle
 from harness.memory import MIB
 from harness.processes import run as run_program
 from harness.scale.section import Section
@@ -35,7 +35,7 @@ def run(setting):
              "full copies": _copies}
     samples = {name: [] for name in kinds}
     for turn in range(1, arguments.rounds + 1):
-        for name, disks in kinds.items():
+        for name, disks in in_turn(kinds.items(), turn):
             note(f"guests: round {turn} of {arguments.rounds}: {name}")
             drop(backing)
             before = memory.machine()

@@ -11,7 +11,7 @@ import statistics
 import time
 
 from harness import memory
-from harness.bench import need_space, note
+from harness.bench import in_turn, need_space, note
 from harness.columns import FioColumn, run_fio
 from harness.memory import MIB
 from harness.processes import BenchError, run as run_program
@@ -55,7 +55,7 @@ def run(setting):
     samples = {image.name: [] for image in images}
     for turn in range(1, rounds + 1):
         note(f"huge: round {turn} of {rounds}")
-        for image in images:
+        for image in in_turn(images, turn):
             samples[image.name].append(_measure(setting, image, turn))
     for name, rows in samples.items():
         section.rows.append({"name": name, **{

@@ -11,7 +11,7 @@ import re
 import statistics
 import time
 
-from harness.bench import need_space, note, write_random
+from harness.bench import in_turn, need_space, note, write_random
 from harness.columns import FioColumn, run_fio
 from harness.memory import MIB
 from harness.processes import run as run_program
@@ -52,7 +52,7 @@ def run(setting):
     samples = {name: [] for name in cows}
     for turn in range(1, rounds + 1):
         note(f"many-changes: round {turn} of {rounds}")
-        for name, cow in cows.items():
+        for name, cow in in_turn(cows.items(), turn):
             samples[name].append(_measure(setting, backing, cow, region))
     for name, rows in samples.items():
         section.rows.append({"name": name, **{
