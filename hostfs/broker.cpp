@@ -108,9 +108,11 @@ void Broker::start_worker() {
   const std::array<int, 4> descriptors{device_.get(),
                                        options_.passthrough ? requests[1].get() : nothing.get(),
                                        reports[1].get(), options_.directory};
-  const pid_t worker = ::fork();
-  if (worker < 0) throw_errno("cannot fork");
-  if (worker == 0) become_worker(options_.command, descriptors);
+  worker_group_ = ::fork();
+  if (worker_group_ < 0) throw_errno("cannot fork");
+  // By both of them, since neither may go on before it is done; 0 is the caller itself.
+  ::setpgid(worker_group_, worker_group_);
+  if (worker_group_ == 0) become_worker(options_.command, descriptors);
   requests_ = std::move(requests[0]);
   reports_ = std::move(reports[0]);
 }
@@ -148,11 +150,12 @@ int Broker::run(const std::function<void(const std::string&)>& on_ready,
 ///
 /// A worker that goes on in namespaces of its own is two children for a while, which end in any
 /// order: the one that is left behind may be kept from running while the other serves and ends.
-/// So the worker has ended when no child is left, and that it went well is for all of them to say.
+/// So the worker has ended when no child is left in its process group, and that it went well is for
+/// all of them to say. Other children may be there from before this program's execve(2).
 std::optional<int> Broker::reap(const std::function<void(const std::string&)>& on_ready) {
   int status = 0;
   pid_t ended = 0;
-  while ((ended = ::waitpid(-1, &status, WNOHANG)) > 0) {
+  while ((ended = ::waitpid(-worker_group_, &status, WNOHANG)) > 0) {
     if (worker_status_ == 0) worker_status_ = status;
   }
   if (ended == 0) return std::nullopt;

@@ -61,7 +61,8 @@ class Broker {
   core::FileDescriptor signals_;
   core::FileDescriptor requests_;
   core::FileDescriptor reports_;
-  int worker_status_ = 0;  ///< as wait(2) tells it, of the first child that did not end well
+  pid_t worker_group_ = -1;
+  int worker_status_ = 0;  ///< as wait(2) tells it, of its first process that did not end well
   bool told_ready_ = false;
   std::string refusal_;
   std::set<std::int32_t> backings_;  ///< ids that are registered

@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -79,7 +81,16 @@ constexpr const char* worker_name = "worker";
   end(child == 0 ? worker.second : worker.first);
 }
 
+/// A child as execve(2) leaves it to the program that it starts.
+pid_t start_another_child() {
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  for (;;) ::pause();
+}
+
 [[noreturn]] void watch(const Worker& worker) {
+  const pid_t other = start_another_child();
   Silence log;
   BrokerOptions options;
   options.command = {worker_name, std::string("--gtest_filter=*.EndsWithIt/") + worker.name};
@@ -88,7 +99,9 @@ constexpr const char* worker_name = "worker";
   options.directory = directory.get();
   Broker broker(std::move(device), std::move(options), log);
   const auto result = broker.run([](const std::string&) {}, [](int) {});
-  ::_exit(result == worker.result ? 0 : 1);
+  ::kill(other, SIGKILL);
+  const bool was_left_alone = ::waitpid(other, nullptr, 0) == other;
+  ::_exit(result == worker.result && was_left_alone ? 0 : 1);
 }
 
 TEST_P(BrokerOfAWorker, EndsWithIt) {
