@@ -24,7 +24,7 @@ begin_export() {
     background "$COWFS" export -f -o "allow_other,passthrough=$1" "$work/host" "$work/export"
     broker=$background
     wait_until is_mounted "$work/export"
-    stat "$work/export/" >"$work/served"
+    stat "$work/export/" >/dev/null # answered by the worker
     # The last one: the process that it was before it went into the jail may not have ended yet.
     worker=$(grep -oE '[0-9]+' "/proc/$broker/task/$broker/children" | tail -n 1)
     [[ -n $worker ]] || fail "the export has no worker"

@@ -99,8 +99,8 @@ def warm_memory(directory, size):
 
 
 def in_turn(chosen, turn):
-    """The same in another order in each round: what one leaves behind (memory, dirty pages) meets
-    another, and each comes first as often as the others (rows of a Williams square).
+    """The same in another order in each round (the rows of a Williams square): what one leaves behind
+    (memory, dirty pages) meets another. In as many rounds as there are of them each comes first once.
     """
     chosen = list(chosen)
     zigzag = [(step + 1) // 2 * (1 if step % 2 else -1) for step in range(len(chosen))]
