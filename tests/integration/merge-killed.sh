@@ -30,21 +30,36 @@ set_up() {
         umount_cow point
     done
 }
-# Starts the command, and kills it so many microseconds later.
+# Starts the command, and kills it so many microseconds later; comes back when it has ended, not before.
 kill_after() { # SIGNAL MICROSECONDS COMMAND...
     local status=0 # of the command, or 124 or 137
     # The shell tells of what was killed.
-    timeout --signal="$1" "$(($2 / 1000000)).$(printf %06d $(($2 % 1000000)))" "${@:3}" >"$work/.out" 2>&1 || status=$?
+    timeout --foreground --signal="$1" "$(($2 / 1000000)).$(printf %06d $(($2 % 1000000)))" "${@:3}" >"$work/.out" 2>&1 ||
+        status=$?
     [[ $status != 0 ]]
+}
+# Starts the command, and kills it so many microseconds after it has begun to write the journal of base.
+kill_in_the_middle() { # MICROSECONDS COMMAND...
+    local command status=0
+    "${@:2}" >"$work/.out" 2>&1 &
+    command=$!
+    until [[ -s base.cowfs-merge ]] || ! kill -0 "$command" 2>/dev/null; do :; done
+    sleep "$(($1 / 1000000)).$(printf %06d $(($1 % 1000000)))"
+    kill -KILL "$command" 2>/dev/null || true
+    wait "$command" 2>/dev/null || status=$?
+    [[ $status != 0 ]]
+}
+# Sets $took, anew each time: how quick the machine is changes.
+merge_to_out() {
+    local begin=${EPOCHREALTIME/./}
+    "$COWFS" merge --quiet --force cow out && took=$((${EPOCHREALTIME/./} - begin))
 }
 
 set_up
-begin=${EPOCHREALTIME/./}
-"$COWFS" merge --quiet cow out
-took=$((${EPOCHREALTIME/./} - begin))
+merge_to_out
 names=$(ls -A)
 killed=0
-for ((i = 0; i < rounds; i++)); do
+for ((i = 0; i < rounds || (killed == 0 && i < 10 * rounds); i++)); do
     rm -f out
     if kill_after KILL $((RANDOM * took / 32768)) "$COWFS" merge --quiet cow out; then
         ((++killed))
@@ -53,17 +68,22 @@ for ((i = 0; i < rounds; i++)); do
         expect_equal "round $i: a killed merge leaves nothing else" "$(ls -A | grep -vx -e out -e .out -e .check | xargs)" \
             "$(grep -vx -e out -e .out -e .check <<<"$names" | xargs)"
     fi
-    check "round $i: it can be done again" "$COWFS" merge --quiet --force cow out
+    check "round $i: it can be done again" merge_to_out
     check "  with the right result" same_bytes out model
 done
 check "some were killed" test "$killed" -gt 0
 
 killed=0 half=0
-for ((i = 0; i < rounds; i++)); do
+in_place=("$COWFS" merge --in-place --yes cow --siblings sibling)
+for ((i = 0; i < rounds || (half == 0 && i < 10 * rounds); i++)); do
     set_up
     times=$((1 + RANDOM % 3)) # kills in a row
     for ((k = 0; k < times; k++)); do
-        kill_after KILL $((1000 + RANDOM * took / 16384)) "$COWFS" merge --in-place --yes cow --siblings sibling || break
+        if ((i % 2)); then
+            kill_after KILL $((1000 + RANDOM * took / 16384)) "${in_place[@]}" || break
+        else
+            kill_in_the_middle $((RANDOM * took / 65536)) "${in_place[@]}" || break
+        fi
         ((++killed))
         if [[ -e base.cowfs-merge && $(stat -c %s base.cowfs-merge) != 0 ]] && ! cmp -s base golden; then
             ((++half))
@@ -74,7 +94,7 @@ for ((i = 0; i < rounds; i++)); do
         fi
     done
     if [[ $("$COWFS" info --json cow | jq -r '[.sectors_in_cow, .backing.state] | join(" ")') != "0 ok" ]]; then
-        check "round $i: it is completed" "$COWFS" merge --in-place --yes cow --siblings sibling
+        check "round $i: it is completed" "${in_place[@]}"
     fi
     check "round $i: the backing is the merged image" same_bytes base model
     check "  the sibling reads as before" "$COWFS" merge --quiet --force sibling out
@@ -89,10 +109,10 @@ check "some were killed in the middle" test "$half" -gt 0
 set_up
 interrupted() {
     local i
-    for ((i = 0; i < 50; i++)); do
+    for ((i = 0; i < 200; i++)); do
         rm -f never
         # Before it has begun, it ends without a word.
-        if kill_after INT $((2000 + i * 1000)) "$COWFS" merge --quiet cow never && [[ -s $work/.out ]]; then return 0; fi
+        if kill_after INT $((RANDOM * took / 32768)) "$COWFS" merge --quiet cow never && [[ -s $work/.out ]]; then return 0; fi
     done
     return 1
 }
