@@ -16,6 +16,6 @@ for direct in 0 1; do
         --time_based --runtime=$((KILLS * 3 + 3)) --verify_fatal=1 --verify_state_save=0 --randseed="$SEED" --output="$work/fio-$direct"
     fio=$background
     check "the worker dies and is replaced (direct=$direct)" kill_workers "$work/merged"
-    check "fio sees no error" wait "$fio" || { cat "$work/fio-$direct"; exit 1; }
+    check "fio sees no error" eval 'wait "$fio" || { cat "$work/fio-$direct"; false; }'
 done
 check "it is still mounted, and unmounts" umount_cow "$work/merged"

@@ -27,6 +27,17 @@ bool comes_down_to(std::uint64_t most, const boost::filesystem::path& file) {
   return eventually([&] { return resident_bytes(file) <= most; });
 }
 
+/// Whether so much of the file is cached after `read`. Tried some times, since the kernel may drop
+/// what is cached whenever it likes, or is asked to (vm.drop_caches).
+template <typename Function>
+bool keeps_cached(std::uint64_t least, const boost::filesystem::path& file, Function&& read) {
+  for (int i = 0; i < 5; ++i) {
+    read();
+    if (resident_bytes(file) >= least) return true;
+  }
+  return false;
+}
+
 class PageCache : public MountTest {
  protected:
   PageCache() : backing_(directory() / "backing") {
@@ -63,16 +74,15 @@ void read_through(const boost::filesystem::path& path, int flags = 0,
 
 TEST_F(PageCache, AfterReadingOneGibibytePlainlyAtMostTheWindowIsCachedTwice) {
   const auto mounted = mount("cache=window");
-  read_through(mounted.file());
-  EXPECT_TRUE(comes_down_to(most_cached_twice, mounted.file()));
+  const auto read = [&] { read_through(mounted.file()); };
   // The one copy.
-  EXPECT_GE(resident_bytes(backing()), image_size / 2);
+  EXPECT_TRUE(keeps_cached(image_size / 2, backing(), read));
+  EXPECT_TRUE(comes_down_to(most_cached_twice, mounted.file()));
 }
 
 TEST_F(PageCache, WithCacheKernelMostOfItStaysCachedTwice) {
   const auto mounted = mount("cache=kernel");
-  read_through(mounted.file());
-  EXPECT_GE(resident_bytes(mounted.file()), image_size / 2);
+  EXPECT_TRUE(keeps_cached(image_size / 2, mounted.file(), [&] { read_through(mounted.file()); }));
 }
 
 TEST_F(PageCache, WithCacheNoneNothingIsCachedTwice) {
@@ -89,15 +99,16 @@ TEST_F(PageCache, AfterDirectReadsNothingIsCachedTwice) {
 
 TEST_F(PageCache, TheWindowHasTheSizeThatIsAskedFor) {
   const auto mounted = mount("cache=window:100M");
-  read_through(mounted.file());
-  EXPECT_TRUE(comes_down_to(120 * mebibyte, mounted.file()));
-  EXPECT_GE(resident_bytes(mounted.file()), 60 * mebibyte);
+  EXPECT_TRUE(keeps_cached(60 * mebibyte, mounted.file(), [&] {
+    read_through(mounted.file());
+    EXPECT_TRUE(comes_down_to(120 * mebibyte, mounted.file()));
+  }));
 }
 
 TEST_F(PageCache, WhatFitsIntoTheWindowStaysCached) {
   const auto mounted = mount("cache=window:16M");
-  read_through(mounted.file(), 0, 8 * mebibyte);
-  EXPECT_GE(resident_bytes(mounted.file()), 8 * mebibyte);
+  EXPECT_TRUE(keeps_cached(8 * mebibyte, mounted.file(),
+                           [&] { read_through(mounted.file(), 0, 8 * mebibyte); }));
 }
 
 TEST_F(PageCache, ManyMountsOfOneBackingCostOneBackingAndAWindowEach) {

@@ -54,11 +54,7 @@ void WorkerKiller::wait_until_it_is_harmless() {
   }
 }
 
-void WorkerKiller::kill_one() {
-  wait_until_it_is_harmless();
-  // Half of the workers are killed when they have hardly begun.
-  const auto longest = random_.one_in(2) ? 20'000U : 1'000'000U;
-  std::this_thread::sleep_for(std::chrono::microseconds(random_.between(0, longest)));
+WatchedProcess WorkerKiller::next_worker() const {
   std::optional<WatchedProcess> worker;
   const bool found = eventually([&] {
     const auto pid = worker_beside(supervisor_);
@@ -66,8 +62,19 @@ void WorkerKiller::kill_one() {
     return worker.has_value();
   });
   if (!found) throw std::runtime_error("there is no worker to kill");
-  worker->signal(SIGKILL);
-  killed_ = worker->pid();
+  return std::move(*worker);
+}
+
+void WorkerKiller::kill_one() {
+  const auto worker = next_worker();
+  // The supervisor counts from when it saw the last one's death: by now, but maybe only now.
+  if (!deaths_.empty()) deaths_.back() = Clock::now();
+  wait_until_it_is_harmless();
+  // Half of the workers are killed when they have hardly begun.
+  const auto longest = random_.one_in(2) ? 20'000U : 1'000'000U;
+  std::this_thread::sleep_for(std::chrono::microseconds(random_.between(0, longest)));
+  worker.signal(SIGKILL);
+  killed_ = worker.pid();
   deaths_.push_back(Clock::now());
 }
 

@@ -34,11 +34,11 @@ class WorkerKiller {
  public:
   WorkerKiller(pid_t supervisor, TestRandom& random) : supervisor_(supervisor), random_(random) {}
 
-  /// Waits for a random while and kills whatever worker there is. Throws std::runtime_error if
-  /// there is none.
+  /// Waits for a worker, and a random while, and kills it. Throws std::runtime_error if none comes.
   void kill_one();
 
  private:
+  [[nodiscard]] WatchedProcess next_worker() const;
   void wait_until_it_is_harmless();
 
   pid_t supervisor_;
