@@ -43,7 +43,11 @@ class SpawnSettings {
     ::sigemptyset(&defaults);
     for (const int signal : {SIGXFSZ, SIGPIPE}) ::sigaddset(&defaults, signal);
     ::posix_spawnattr_setsigdefault(&attributes_, &defaults);
-    ::posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGDEF);
+    // What the caller's thread keeps off itself must still reach the program, SIGTERM above all.
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::posix_spawnattr_setsigmask(&attributes_, &none);
+    ::posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
   }
   SpawnSettings(const SpawnSettings&) = delete;
   SpawnSettings& operator=(const SpawnSettings&) = delete;

@@ -11,8 +11,10 @@
 #include <algorithm>
 #include <array>
 #include <boost/filesystem.hpp>
+#include <csignal>
 #include <cstdlib>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cowcore/errors.hpp"
@@ -130,6 +132,17 @@ TEST(RunProgram, EndsTheProgramWhenItIsToStop) {
   const auto sleep = find_program("sleep");
   ASSERT_TRUE(sleep);
   EXPECT_THROW((void)run_program(*sleep, {"1000"}, [] { throw Cancelled("x"); }), Cancelled);
+}
+
+TEST(RunProgram, EndsTheProgramAlsoFromAThreadThatTakesNoSignals) {
+  const auto sleep = find_program("sleep");
+  ASSERT_TRUE(sleep);
+  std::jthread([&] {
+    sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    EXPECT_THROW((void)run_program(*sleep, {"1000"}, [] { throw Cancelled("x"); }), Cancelled);
+  }).join();
 }
 
 // Cells
