@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <string>
 #include <thread>
@@ -28,12 +29,15 @@ class ReportLog final : public fuse::Log {
   void warning(const std::string& line) override { report(Report::warning, line); }
   void error(const std::string& line) override { report(Report::error, line); }
 
-  static void report(Report kind, const std::string& text) {
+  /// False if nobody is there to hear it.
+  static bool report(Report kind, const std::string& text) {
     const auto message = (static_cast<char>(kind) + text).substr(0, longest_report);
     // A log that is full loses lines rather than stopping who writes them.
     const int wait =
         kind == Report::info || kind == Report::warning || kind == Report::error ? MSG_DONTWAIT : 0;
-    (void)::send(WorkerDescriptors::reports, message.data(), message.size(), MSG_NOSIGNAL | wait);
+    const auto sent =
+        ::send(WorkerDescriptors::reports, message.data(), message.size(), MSG_NOSIGNAL | wait);
+    return sent >= 0 || (errno != EPIPE && errno != ECONNRESET);
   }
 };
 
@@ -98,9 +102,13 @@ void serve(const WorkerOptions& worker) {
   fuse::Session session(device, file_system, threads, log);
   auto init = read_init(device);
   session.negotiate(init);
-  ReportLog::report(Report::ready, describe_confinement(jail) +
-                                       fmt::format("Kernel passthrough: {}\n",
-                                                   file_system.uses_passthrough() ? "yes" : "no"));
+  const auto about =
+      describe_confinement(jail) +
+      fmt::format("Kernel passthrough: {}\n", file_system.uses_passthrough() ? "yes" : "no");
+  // If the process outside died before this one was bound to it, no signal has told so.
+  if (!ReportLog::report(Report::ready, about)) {
+    throw std::runtime_error("the process outside of the jail is gone");
+  }
   session.run();
 }
 

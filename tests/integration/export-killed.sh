@@ -73,6 +73,22 @@ kill_export() {
     check "  what was there is as it was" diff <(contents "$work/host/old") "$work/old"
 }
 
+# In its first moments an export's processes are not bound to each other yet.
+nobody_serves() { ! pgrep -f "^cowfs serve-export .*$work/host\$"; }
+kill_at_the_start() {
+    local n half_way=0
+    for ((n = 0; n < 10 * KILLS; n++)); do
+        background "$COWFS" export -f -o allow_other "$work/host" "$work/export"
+        sleep "0.$(printf %04d $((RANDOM % 400)))"
+        kill -KILL "$background"
+        wait "$background" 2>/dev/null || true
+        wait_until nobody_serves || return 1
+        ! is_mounted "$work/export" || { ((++half_way)) && timeout 60 "$COWFS" umount "$work/export"; } || return 1
+    done
+    echo "        $half_way of them when it was mounted"
+}
+check "a broker that is killed at once leaves no process" kill_at_the_start
+
 for ((n = 1; n <= KILLS; n++)); do
     kill_export on worker
     kill_export on broker
