@@ -210,7 +210,7 @@ background() {
 
 # Only a job of this shell is signalled: once waited for, its pid may be somebody else's.
 end_background() {
-    jobs -p | grep -qx "$1" || return 0
+    grep -qx "$1" <<<"$(jobs -p)" || return 0
     kill -- "-$1" 2>/dev/null || true
     wait_until not kill -0 -- "-$1" || kill -KILL -- "-$1" || true
     wait "$1" || true

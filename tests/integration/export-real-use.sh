@@ -18,7 +18,8 @@ export_as() {
     at_exit undo_mount_cow "$work/export"
     "$COWFS" export -o "allow_other${1:+,$1}" "$work/host" "$work/export"
 }
-end_export() { check "it ends" "$COWFS" umount "$work/export"; }
+# What wrote into a pipe may be in the export still, a moment after its reader has seen the end.
+end_export() { check "it ends" wait_until "$COWFS" umount "$work/export"; }
 
 # All that ls and getfattr know, but for the times of what a program makes itself.
 listing() { (cd "$1" && find . -printf '%P %y %m %U:%G %n %l %Ty-%Tm-%TdT%TT' \( -type d -printf '\n' -o -printf ' %s\n' \) | LC_ALL=C sort); }
@@ -84,8 +85,9 @@ real_build() {
     touch "$work/host/source/cowcore/human_units.cpp"
     # A change on the host is seen after a second at the latest.
     sleep 1.1
-    check "a change on the host is built again" grep -q human_units \
-        <(ninja -v -C "$work/export/build" "${targets[@]}" 2>&1)
+    # Not into a pipe: grep would end at the first match, and ninja go on.
+    ninja -v -C "$work/export/build" "${targets[@]}" >"$work/again" 2>&1
+    check "a change on the host is built again" grep -q human_units "$work/again"
     end_export
 }
 

@@ -62,9 +62,11 @@ def loop_on_raw(bench):
 
 
 @contextlib.contextmanager
-def loop_device(file):
-    """A loop device as `mount -o loop` makes it: what it reads goes through the page cache."""
-    device = run("losetup", "--find", "--show", file).strip()
+def loop_device(file, direct=False):
+    """A loop device as `mount -o loop` makes it: what it reads goes through the page cache. A
+    direct one opens the file with O_DIRECT, and so has several requests under way at once."""
+    options = ["--direct-io=on"] if direct else []
+    device = run("losetup", "--find", "--show", *options, file).strip()
     try:
         yield pathlib.Path(device)
     finally:
@@ -116,11 +118,11 @@ def ubd_cow(bench):
         yield Served(cow, [], ubd=f"{cow},{bench.backing}")
 
 
-def under_loop(inner):
+def under_loop(inner, direct=False):
     """A row's file under a loop device."""
     @contextlib.contextmanager
     def opened(bench):
-        with inner(bench) as served, loop_device(served.path) as device:
+        with inner(bench) as served, loop_device(served.path, direct) as device:
             yield Served(device, served.pids, copies=served.copies)
     return opened
 
