@@ -8,17 +8,17 @@ here=$(dirname "$(realpath "$0")")
 export TMPDIR=$work
 
 check "data-path measures rows in turns" "$here/data-path" --cowfs "$COWFS" --null "$NULL_SERVER" \
-    --rows native,loop,cowfs,cowfs-loop,null \
+    --rows native,loop,cowfs,cowfs-loop,cowfs-loop-direct,null \
     --columns read-4k,write-1m,cold-1m --rounds 1 --seconds 0.05 --size 8 \
     --json "$work/data-path.json" --svg "$work/data-path.svg"
 has() { # FILE JQ-CONDITION
     [[ $(jq "$2" "$1") == true ]] || { jq . "$1" && return 1; }
 }
 check "each row has a figure in each column" has "$work/data-path.json" \
-    '(.results | length) == 15 and all(.results[]; .median > 0 and (.samples | length) == 1)'
+    '(.results | length) == 18 and all(.results[]; .median > 0 and (.samples | length) == 1)'
 check "nothing was left out" has "$work/data-path.json" '.notes == []'
 check "what is wanted is compared" has "$work/data-path.json" \
-    '[.wanted[] | select(.row == "cowfs-loop" and .against == "loop" and .reached > 0)] | length == 3'
+    '[.wanted[] | select(.row == "cowfs-loop-direct" and .against == "loop" and .reached > 0)] | length == 3'
 check "the picture is XML" python3 -c 'import sys, xml.dom.minidom as dom; dom.parse(sys.argv[1])' \
     "$work/data-path.svg"
 

@@ -13,7 +13,7 @@ def data_path(document):
     ours = next(row["name"] for row in document["rows"] if row["kind"] == "ours")
     lines = [f"Medians of {about['rounds']} rounds in turns: {machine(about)}. "
              f"Versions: {_versions(about)}.", ""]
-    titles = ["", ours, "CPU s", *(title for _, title in OTHERS), "loop on it, of loop"]
+    titles = ["", ours, "CPU s", *(title for _, title in OTHERS), "loop on it, of loop", "with direct I/O"]
     lines += _head(titles)
     for column in document["columns"]:
         lines.append(_row([column["title"], *_cells(medians, ours, column)]))
@@ -75,7 +75,8 @@ def _cells(medians, ours, column):
     yield "-" if shown is None or shown["cpu_seconds"] is None else f"{shown['cpu_seconds']:.2f}"
     for other, _ in OTHERS:
         yield _ratio(column, shown, medians.get((other, column["name"])))
-    yield _ratio(column, looped, medians.get(("loop", column["name"])))
+    for entry in (looped, medians.get((f"{ours}-loop-direct", column["name"]))):
+        yield _ratio(column, entry, medians.get(("loop", column["name"])))
 
 
 def _ratio(column, entry, other):
