@@ -7,11 +7,19 @@ need linux.uml debugfs setarch
 readme=$(realpath "$(dirname "$0")/../../README.md")
 guest=${UML_GUEST:?must name the directory that tests/interop/build-guest made}
 
-# A recipe that fails half-way leaves mounts.
+# A recipe that fails half-way leaves mounts, and a loop device between two of them.
 unmount_below() {
     findmnt -rno TARGET | { grep "^$1/" || true; } | tac | while read -r target; do umount "$target"; done
 }
-at_exit unmount_below "$work"
+loops_below() {
+    losetup --list --noheadings --output NAME,BACK-FILE | awk -v dir="$1/" 'index($2, dir) == 1 { print $1 }'
+}
+leave_nothing() {
+    unmount_below "$work" 2>/dev/null
+    loops_below "$work" | xargs --no-run-if-empty losetup --detach
+    unmount_below "$work"
+}
+at_exit leave_nothing
 
 # The backing: a root file system whose first process leaves a mark and powers off.
 cat >"$work/init" <<'INIT'
@@ -64,4 +72,5 @@ check "a directory for a guest" recipe 6
 expect_equal "what was made in the export is nobody's" "$(stat -c %U "$work/shared/from-the-guest")" nobody
 expect_equal "and has its content" "$(cat "$work/shared/from-the-guest")" hello
 expect_equal "the backing is unchanged" "$(sha256sum <"$work/images/root.img")" "$checksum"
+expect_equal "no loop device is left" "$(loops_below "$work")" ""
 expect_equal "nothing is left mounted" "$(findmnt -rno TARGET | grep -c "^$work/" || true)" 0

@@ -16,6 +16,7 @@ foreach(fs IN ITEMS ext4 xfs btrfs)
   endforeach()
 endforeach()
 cowfs_shell_test(loop-golden-image loop-golden-image.sh)
+cowfs_shell_test(loop-coherence loop-coherence.sh)
 
 cowfs_shell_test(qemu-io-patterns qemu-io-patterns.sh)
 cowfs_shell_test(qemu-img-sparse qemu-img-sparse.sh)
@@ -31,7 +32,9 @@ cowfs_shell_test(fio-mmap-buffered fio-verify.sh mmap buffered)
 cowfs_shell_test(fio-mmap-uncached fio-verify.sh mmap buffered none)
 
 cowfs_shell_test(kill-worker-fio kill-worker-fio.sh)
-cowfs_shell_test(kill-worker-loop kill-worker-loop.sh)
+foreach(mode IN ITEMS buffered direct)
+  cowfs_shell_test(kill-worker-loop-${mode} kill-worker-loop.sh ${mode})
+endforeach()
 
 cowfs_shell_test(merge-fixtures merge-fixtures.sh)
 cowfs_shell_test(merge-refusals merge-refusals.sh)
