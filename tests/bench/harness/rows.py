@@ -63,8 +63,8 @@ def loop_on_raw(bench):
 
 @contextlib.contextmanager
 def loop_device(file, direct=False):
-    """A loop device as `mount -o loop` makes it: what it reads goes through the page cache. A
-    direct one opens the file with O_DIRECT, and so has several requests under way at once."""
+    """A loop device as `mount -o loop` makes it: what it reads goes through the page cache. A direct
+    one reads and writes the file past it, and has several requests under way at once."""
     options = ["--direct-io=on"] if direct else []
     device = run("losetup", "--find", "--show", *options, file).strip()
     try:
